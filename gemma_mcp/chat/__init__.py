@@ -1,0 +1,1 @@
+"""Messages to prompt segments: templates and fill-in-the-middle. Pure functions."""

@@ -1,0 +1,1 @@
+"""The pool: finds or starts an engine, proves that it is ours, streams replies, retries."""

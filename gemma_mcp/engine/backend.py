@@ -1,0 +1,208 @@
+"""The backend contract: what a runtime must offer to run here. It fits on one screen, and built-ins use it too.
+
+A backend is declared as an entry point in the group `gemma_mcp.backends`. Its code runs in a worker process. One
+thread of the worker owns the runtime and calls everything except what is marked *any thread*.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from gemma_mcp.types import Grammar, ModelInfo, Sampling, Segment, TokenLogprob
+
+__all__ = [
+    "Backend",
+    "Executor",
+    "LoadOptions",
+    "MediaPiece",
+    "MediaRow",
+    "ModelSpec",
+    "Output",
+    "Piece",
+    "Row",
+    "Sampled",
+    "SlotOptions",
+    "Step",
+    "StepResult",
+    "TokenPiece",
+    "TokenRow",
+    "Trim",
+]
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files make up a model. `notice` is said with every result of it; `sampling` holds its own defaults."""
+
+    name: str
+    format: str
+    path: str
+    projector: str | None = None
+    notice: str = ""
+    sampling: Sampling = Sampling()
+
+
+class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to load it. `threads` 0 and `gpu_layers` -1 let the backend choose."""
+
+    context_length: int = 8192
+    slots: int = 4
+    step_tokens: int = 2048
+    threads: int = 0
+    device: str = "auto"
+    gpu_layers: int = -1
+    flash_attention: bool = True
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    swa_full: bool = False
+
+
+class SlotOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a slot samples. `history`: completion tokens to replay through the sampler, after a worker was restarted."""
+
+    sampling: Sampling
+    grammar: Grammar | None = None
+    logprobs: int | None = None
+    history: tuple[int, ...] = ()
+
+
+class TokenPiece(msgspec.Struct, frozen=True, tag="tokens"):
+    """A run of the encoded prompt: token ids."""
+
+    ids: tuple[int, ...]
+
+
+class MediaPiece(msgspec.Struct, frozen=True, tag="media"):
+    """An image in the prompt: a handle held until `release`, the hash of its content, its length in positions."""
+
+    media: int
+    digest: str
+    positions: int
+
+
+Piece = TokenPiece | MediaPiece
+
+
+class Trim(msgspec.Struct, frozen=True):
+    """Shorten a slot's cache to `keep` positions; 0 empties it."""
+
+    slot: int
+    keep: int
+
+
+class TokenRow(msgspec.Struct, frozen=True, tag="tokens"):
+    """Tokens to compute at `position` and after; with `sample` one more is chosen after the last."""
+
+    slot: int
+    position: int
+    tokens: tuple[int, ...]
+    sample: bool
+
+
+class MediaRow(msgspec.Struct, frozen=True, tag="media"):
+    """An image to compute at `position`."""
+
+    slot: int
+    position: int
+    media: int
+
+
+Row = TokenRow | MediaRow
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything one turn of the scheduler's loop wants: first the trims, then the rows, token rows in one pass."""
+
+    trims: tuple[Trim, ...] = ()
+    rows: tuple[Row, ...] = ()
+
+
+class Sampled(msgspec.Struct, frozen=True):
+    """A chosen token: its id, its bytes (empty for control tokens), whether it ends generation."""
+
+    token: int
+    piece: bytes
+    end: bool
+    logprob: TokenLogprob | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    """What a sampling row gave: one token, or several from a backend that speculates."""
+
+    slot: int
+    tokens: tuple[Sampled, ...]
+
+
+class StepResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a step.
+
+    `kept`: for each trimmed slot the positions that could be kept; a sliding-window cache may keep fewer than asked.
+    `status`: "done"; "interrupted" by `interrupt`; "no_room" when the KV cache is full. After the last two no row was
+    sampled and `kept` also says, for every slot with a row, up to which position its cache is valid.
+    `compute_seconds` and `sample_seconds`: time in the runtime and in the samplers.
+    """
+
+    kept: dict[int, int] = {}
+    outputs: tuple[Output, ...] = ()
+    status: Literal["done", "interrupted", "no_room"] = "done"
+    compute_seconds: float = 0.0
+    sample_seconds: float = 0.0
+
+
+class Executor(Protocol):
+    """A loaded model, one forward pass at a time. A slot is a sequence's place in the KV cache, from 0."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """*Any thread.*"""
+        ...
+
+    def encode(self, segments: Sequence[Segment]) -> list[Piece]:
+        """*Any thread.* The prompt as tokens and images. The beginning-of-sequence token comes first, exactly once.
+
+        Raises UnsupportedError for an image without a projector, InputRefusedError for an image that cannot be decoded.
+        """
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> bytes:
+        """*Any thread.* The text of tokens; control tokens have none."""
+        ...
+
+    def release(self, media: Sequence[int]) -> None:
+        """*Any thread.* Forget images that `encode` prepared."""
+        ...
+
+    def interrupt(self) -> None:
+        """*Any thread.* End the running step early if the runtime can; without a running step it does nothing."""
+        ...
+
+    def open(self, slot: int, options: SlotOptions) -> None:
+        """Set how a slot samples from now on. Raises RequestError for options that cannot be met (a bad grammar)."""
+        ...
+
+    def step(self, step: Step) -> StepResult:
+        """Trim, compute, sample. Raises StepFailedError when the runtime fails."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime family."""
+
+    name: str
+    formats: tuple[str, ...]
+    """The model formats it loads: "gguf", "onnx", "openvino"."""
+
+    def missing(self) -> str | None:
+        """None when the runtime is installed, else the command that installs it. Imports nothing native."""
+        ...
+
+    def devices(self) -> tuple[str, ...]:
+        """The devices it can use here, best first. Called in a child process: drivers hang."""
+        ...
+
+    def load(self, spec: ModelSpec, options: LoadOptions, progress: Callable[[float], None]) -> Executor:
+        """Load a model, reporting `progress` from 0 to 1. Raises LoadFailedError with the runtime's own reason."""
+        ...

@@ -1,0 +1,1 @@
+"""The MCP server: registration, one module per tool, inputs, sessions, progress."""

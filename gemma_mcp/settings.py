@@ -1,0 +1,90 @@
+"""The settings: which keys exist, their types and bounds. Where values come from is `gemma_mcp.settings_sources`."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "BackendSettings",
+    "EngineSettings",
+    "LlamaCppSettings",
+    "ModelSettings",
+    "ServerSettings",
+    "Settings",
+]
+
+Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSettings(Section):
+    """Which models there are."""
+
+    default: Annotated[str, Field(min_length=1)]
+    directories: tuple[str, ...]
+
+
+class EngineSettings(Section):
+    """The engine process."""
+
+    port: Annotated[int, Field(ge=0, le=65535)]
+    keep_alive: Seconds
+    idle_exit: Seconds
+    max_models: Count
+    queue_limit: Count
+    start_timeout: Seconds
+    load_timeout: Seconds
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_max_bytes: Count
+
+
+class BackendSettings(Section):
+    """Which runtime and device."""
+
+    name: str
+    device: str
+
+
+class LlamaCppSettings(Section):
+    """How llama.cpp loads a model."""
+
+    context: Annotated[int, Field(ge=128, le=1 << 20)]
+    slots: Annotated[int, Field(ge=1, le=64)]
+    threads: Annotated[int, Field(ge=0, le=1024)]
+    gpu_layers: Annotated[int, Field(ge=-1, le=1000)]
+    step_tokens: Annotated[int, Field(ge=64, le=16384)]
+    prefill_chunk: Annotated[int, Field(ge=16, le=16384)]
+    flash_attention: bool
+    kv_type: Literal["f16", "q8_0"]
+
+
+class ServerSettings(Section):
+    """The MCP server: what it reads, how long it works."""
+
+    root: str
+    max_seconds: Seconds
+    max_tokens: Count
+    max_prompt_bytes: Count
+    max_file_bytes: Count
+    max_files: Count
+    max_image_bytes: Count
+    max_image_pixels: Count
+    max_images: Count
+    max_sessions: Count
+    progress_interval: Annotated[float, Field(ge=0.1, le=60)]
+
+
+class Settings(Section):
+    """All settings."""
+
+    model: ModelSettings
+    engine: EngineSettings
+    backend: BackendSettings
+    llamacpp: LlamaCppSettings
+    server: ServerSettings

@@ -1,0 +1,197 @@
+"""Values that several layers share. All are frozen; those that cross a socket are msgspec structs."""
+
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "Control",
+    "Delta",
+    "Event",
+    "FimTokens",
+    "FinishReason",
+    "Finished",
+    "GenerationRequest",
+    "Grammar",
+    "Media",
+    "ModelInfo",
+    "Prefill",
+    "Queued",
+    "Sampling",
+    "Segment",
+    "Text",
+    "Timings",
+    "TokenLogprob",
+    "Usage",
+]
+
+FinishReason = Literal["stop", "length", "deadline", "cancelled", "tool_calls"]
+
+
+class Control(msgspec.Struct, frozen=True, tag="control"):
+    """Prompt text that we wrote; its special tokens are honoured."""
+
+    text: str
+
+
+class Text(msgspec.Struct, frozen=True, tag="text"):
+    """Prompt text that a user wrote; nothing in it can become a special token."""
+
+    text: str
+
+
+class Media(msgspec.Struct, frozen=True, tag="media"):
+    """An image, as the bytes of a PNG or JPEG file."""
+
+    data: bytes
+
+
+Segment = Control | Text | Media
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is chosen. Defaults: Google's for Gemma 3 and 4; everything beyond them is off.
+
+    `temperature` 0 means greedy. `seed` None means a random one. `logit_bias` holds (token id, bias) pairs.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 64
+    top_p: float = 0.95
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_last_n: int = -1
+    dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: Literal[0, 1, 2] = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What a reply must look like: GBNF text, or a JSON schema as JSON text."""
+
+    kind: Literal["gbnf", "json_schema"]
+    text: str
+
+
+class FimTokens(msgspec.Struct, frozen=True):
+    """The fill-in-the-middle markers of a model that was trained for it, as control text."""
+
+    prefix: str
+    suffix: str
+    middle: str
+    separator: str | None = None
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded model says of itself. `context_length` is per request, in tokens; `slots` is how many run at once.
+
+    `step_tokens` bounds the tokens of one step; `window` is the sliding window in tokens, 0 without one.
+    """
+
+    architecture: str
+    description: str
+    runtime: str
+    device: str
+    vocab_size: int
+    context_length: int
+    slots: int
+    step_tokens: int
+    window: int = 0
+    size_bytes: int = 0
+    chat_template: str | None = None
+    bos: str = ""
+    eos: str = ""
+    fim: FimTokens | None = None
+    images: bool = False
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt and how to continue it.
+
+    `max_tokens` None: as many as the context holds. `deadline_seconds` counts from submission, queueing included; when
+    it passes the text so far is given back with the finish reason "deadline". `logprobs`: how many alternatives to
+    report for each token, None for no log-probabilities at all. `stop` strings end the reply and are not part of it.
+    """
+
+    segments: tuple[Segment, ...]
+    sampling: Sampling = Sampling()
+    grammar: Grammar | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    deadline_seconds: float | None = None
+    logprobs: int | None = None
+    reuse_prefix: bool = True
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Counts of tokens. `cached_tokens` of the prompt's were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Seconds. `ttft_seconds`: submission to first text, queue included; `queue_seconds`: submission to a slot."""
+
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    ttft_seconds: float
+    total_seconds: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A chosen token's natural-log probability before sampling truncation, and the likeliest alternatives."""
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+class Queued(msgspec.Struct, frozen=True, tag="queued"):
+    """Waiting for a slot; `place` 1 is next."""
+
+    place: int
+
+
+class Prefill(msgspec.Struct, frozen=True, tag="prefill"):
+    """How many of the prompt's tokens stand in the KV cache."""
+
+    done_tokens: int
+    total_tokens: int
+    cached_tokens: int
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """New text; empty when only log-probabilities are new, or while a character or stop string is incomplete."""
+
+    text: str
+    tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The end of a reply, always the last event."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+Event = Queued | Prefill | Delta | Finished
