@@ -9,6 +9,7 @@ which kills workers is found out without its neighbours: it is refused, now and 
 import asyncio
 import hashlib
 import itertools
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -228,6 +229,7 @@ class Scheduler:
         self._announce(error)
 
     async def _turn(self, executor: AsyncExecutor) -> None:
+        started = time.perf_counter()
         self._sweep()
         await self._admit(executor)
         step = self._plan(executor)
@@ -242,6 +244,7 @@ class Scheduler:
         except GemmaError as error:
             self._abandon(step, error)
         self._stepping = frozenset()
+        self.stats.step_seconds += time.perf_counter() - started
 
     async def _rest(self, executor: AsyncExecutor) -> None:
         """Until there is work. Raises WorkerDiedError when the worker dies meanwhile."""
