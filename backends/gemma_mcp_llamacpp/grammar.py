@@ -11,19 +11,14 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 from gemma_mcp.errors import RequestError
 from gemma_mcp.types import Grammar
 from gemma_mcp_llamacpp.candidates import Candidates
+from gemma_mcp_llamacpp.gbnf import TooHardError, check_effort
 from gemma_mcp_llamacpp.log import native_log
 from gemma_mcp_llamacpp.vocabulary import Vocabulary
 
 __all__ = ["CompiledGrammar"]
 
-MAX_GBNF_BYTES = 200_000
-"""llama.cpp's parser recurses and its rules grow with the text; more than this is not a grammar but an attack."""
-
 MAX_REPETITIONS = 256
 """Longer repetitions of a schema are left to the validator: the converter writes each one out, nested."""
-
-MAX_NESTING = 300
-"""llama.cpp's parser uses the C stack for nested parentheses; a repeated item of a schema nests one for each time."""
 
 _HINT = "Simplify it: nested objects, arrays, enums and plain types work everywhere."
 _MASKED = float("-inf")
@@ -34,12 +29,13 @@ class CompiledGrammar:
 
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar) -> None:
         text = _schema_gbnf(grammar.text) if grammar.kind == "json_schema" else grammar.text
-        _refuse_deep(text)
         data = text.encode("utf-8", "replace")
-        if len(data) > MAX_GBNF_BYTES:
-            raise RequestError(f"The grammar has {len(data)} bytes, more than {MAX_GBNF_BYTES}.", _HINT)
-        if not data.strip() or b"\0" in data:
+        if not text.strip() or "\0" in text:
             raise RequestError("The grammar is empty or contains a NUL character.", "Write it as GBNF.")
+        try:
+            check_effort(text)
+        except TooHardError as error:
+            raise RequestError(f"The grammar is refused: {error}.", _HINT) from None
         with native_log().errors() as reasons:
             handle = llama_cpp.llama_sampler_init_grammar(vocabulary.handle, data, b"root")
         if not handle:
@@ -68,18 +64,6 @@ class CompiledGrammar:
     def close(self) -> None:
         """Free it."""
         llama_cpp.llama_sampler_free(self.handle)
-
-
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*')
-"""Literals, character classes and comments of GBNF."""
-
-
-def _refuse_deep(gbnf: str) -> None:
-    depth = 0
-    for bracket in re.findall(r"[()]", _QUOTED.sub("", gbnf)):
-        depth += 1 if bracket == "(" else -1
-        if depth > MAX_NESTING:
-            raise RequestError(f"The grammar nests more than {MAX_NESTING} parentheses.", _HINT)
 
 
 def _schema_gbnf(text: str) -> str:
