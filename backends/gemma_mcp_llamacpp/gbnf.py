@@ -57,7 +57,7 @@ def check_effort(text: str) -> None:
         raise TooHardError(f"it has {size} bytes, more than {MAX_BYTES}")
     try:
         ways = _Counter(_rules(text))
-        for name in ways.rules:
+        for name in _bottom_up(ways.rules):
             ways.rule(name)
     except RecursionError:
         raise TooHardError("its rules nest too deeply") from None
@@ -99,6 +99,30 @@ class _Counter:
         return _limited(many.lead, many.null + int(item.least == 0))
 
 
+def _bottom_up(rules: dict[str, _Choice]) -> list[str]:
+    """The rules, each after those that it names: a schema with many properties makes a long chain of them."""
+    order: dict[str, None] = {}
+    seen: set[str] = set()
+    stack = [(name, False) for name in rules]
+    while stack:
+        name, done = stack.pop()
+        if done:
+            order[name] = None
+        elif name not in seen:
+            seen.add(name)
+            stack.append((name, True))
+            stack.extend((named, False) for named in _names(rules.get(name, [])))
+    return list(order)
+
+
+def _names(choice: _Choice) -> list[str]:
+    found: list[str] = []
+    for sequence in choice:
+        for item in sequence:
+            found += _names(item.group) if item.group is not None else [item.name] if item.name is not None else []
+    return found
+
+
 def _then(first: _Ways, rest: _Ways) -> _Ways:
     return _limited(first.lead + first.null * rest.lead, first.null * rest.null)
 
@@ -113,10 +137,7 @@ def _rules(text: str) -> dict[str, _Choice]:
     tokens = [(match.lastgroup or "", match.group()) for match in _TOKEN.finditer(text) if match.lastgroup != "skip"]
     starts = [index for index in range(len(tokens) - 1) if tokens[index][0] == "name" and tokens[index + 1][1] == "::="]
     ends = [*starts[1:], len(tokens)]
-    return {
-        tokens[start][1]: _parse(tokens[start + 2 : end])
-        for start, end in zip(starts, ends[: len(starts)], strict=True)
-    }
+    return {tokens[start][1]: _parse(tokens[start + 2 : end]) for start, end in zip(starts, ends, strict=False)}
 
 
 def _parse(tokens: list[tuple[str, str]]) -> _Choice:
