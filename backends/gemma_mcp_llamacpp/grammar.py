@@ -70,13 +70,20 @@ def _schema_gbnf(text: str) -> str:
     try:
         schema = _loosened(json.loads(text))
         _refuse_wide_patterns(schema)
-        return json_schema_to_gbnf(json.dumps(schema))
+        return json_schema_to_gbnf(json.dumps(schema)).replace(_ANY_CHARACTER, _JSON_CHARACTER)
     except RequestError:
         raise
     except Exception as error:  # the converter asserts, indexes and recurses its way through what it does not know
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RequestError(f"The JSON schema cannot be turned into a grammar: {why}.", _HINT) from error
 
+
+_ANY_CHARACTER = r'char ::= [^"\\] |'
+_JSON_CHARACTER = r'char ::= [^"\\\x00-\x1F\x7F] |'
+"""The converter would let control characters into strings, which JSON does not."""
+
+_CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "s": " \\t\\n"}
+"""Regular expression classes that the converter does not know."""
 
 _BOUNDS = ("minItems", "maxItems", "minLength", "maxLength")
 _MAPS = ("properties", "$defs", "definitions", "patternProperties")
@@ -95,9 +102,32 @@ def _loosened(schema: Any) -> Any:
             kept[key] = {name: _loosened(item) for name, item in cast("dict[str, Any]", value).items()}
         elif key in _DATA:
             kept[key] = value
+        elif key == "pattern" and isinstance(value, str):
+            kept[key] = _spelled(value)
         elif key not in _BOUNDS or (isinstance(value, int) and 0 <= value <= MAX_REPETITIONS):
             kept[key] = _loosened(value)
     return kept
+
+
+def _spelled(pattern: str) -> str:
+    """The pattern with its classes and escaped punctuation written out, which the converter passes on unread."""
+    inside = False
+    out: list[str] = []
+    for part in re.findall(r"\\.|.", pattern, re.DOTALL):
+        characters = _escaped(part[1:]) if part.startswith("\\") else None
+        if characters is not None:
+            out.append(characters if inside else f"[{characters}]")
+            continue
+        if part in ("[", "]"):
+            inside = part == "["
+        out.append(part)
+    return "".join(out)
+
+
+def _escaped(character: str) -> str | None:
+    """What stands for an escape inside a character class of GBNF; None where both languages agree."""
+    punctuation = character.isascii() and character.isprintable() and not character.isalnum()
+    return f"\\x{ord(character):02X}" if punctuation else _CLASSES.get(character)
 
 
 def _refuse_wide_patterns(schema: Any) -> None:

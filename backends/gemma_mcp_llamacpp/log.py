@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 _WARNING, _ERROR, _CONTINUED = 3, 4, 5
 """ggml_log_level of ggml.h."""
 
+_EXPECTED = "possible training context overflow"
+"""llama.cpp warns that one slot could use the cells of all; the scheduler never lets it."""
+
 _FALLBACK = "llama.cpp gave no reason"
 
 
@@ -30,7 +33,7 @@ class NativeLog:
         self._errors: deque[str] = deque(maxlen=32)
         self._level = 0
         self._text = ""
-        self._callback = llama_cpp.llama_log_callback(self._write)  # C holds no reference: this one keeps it alive
+        self._callback = llama_cpp.llama_log_callback(self.write)  # C holds no reference: this one keeps it alive
 
     def install(self) -> None:
         """Send everything here."""
@@ -44,7 +47,8 @@ class NativeLog:
         self._errors.clear()
         yield Reasons(self._errors)
 
-    def _write(self, level: int, text: bytes | None, data: object) -> None:
+    def write(self, level: int, text: bytes | None, data: object) -> None:
+        """Take a line, or a part of one; C calls this."""
         if level != _CONTINUED:
             self._level, self._text = level, ""
         if self._level < _WARNING or text is None:
@@ -57,7 +61,8 @@ class NativeLog:
         self._text = ""
         if self._level == _ERROR:
             self._errors.append(line)
-        logger.log(logging.ERROR if self._level == _ERROR else logging.WARNING, "%s", line)
+        if _EXPECTED not in line:
+            logger.log(logging.ERROR if self._level == _ERROR else logging.WARNING, "%s", line)
 
 
 class Reasons:
