@@ -16,7 +16,7 @@ from functools import partial
 from gemma_mcp.engine.backend import MediaRow, Row, Step, StepResult, TokenRow, Trim
 from gemma_mcp.engine.background import background
 from gemma_mcp.engine.host import AsyncExecutor
-from gemma_mcp.engine.intake import Intake, Signal, encode
+from gemma_mcp.engine.queueing import Intake, Signal, encode
 from gemma_mcp.engine.job import Job
 from gemma_mcp.engine.plan import plan_rows
 from gemma_mcp.engine.slots import Slot, choose_slot
@@ -62,7 +62,7 @@ class Scheduler:
         )
 
     def stream(self, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        """The request's events; leaving the block ends it. See Intake.stream for what it raises."""
+        """The request's events; leaving the block ends it. See queueing.Intake.stream for what it raises."""
         return self._intake.stream(request)
 
     @property
