@@ -18,8 +18,8 @@ from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
 
 __all__ = [
-    "NONCE_CHARACTERS",
     "ENGINE_SECTIONS",
+    "NONCE_CHARACTERS",
     "EngineState",
     "EngineStatus",
     "Health",

@@ -83,7 +83,9 @@ class Connector:
             health = msgspec.json.decode(reply.content, type=Health)
         except (httpx2.HTTPError, TimeoutError, ValueError):
             return False
-        return health.proof is not None and hmac.compare_digest(health.proof.encode(), proof(state.token, nonce).encode())
+        return health.proof is not None and hmac.compare_digest(
+            health.proof.encode(), proof(state.token, nonce).encode()
+        )
 
     async def _drain(self, state: EngineState) -> None:
         logger.info("The engine of version %s is replaced", state.version)

@@ -58,7 +58,10 @@ def launch(settings: Settings, places: Places, environ: Mapping[str, str]) -> En
     output = output_path(places)
     with output.open("wb") as sink:
         process = _spawn(
-            [sys.executable, "-P", "-m", MODULE], sink.fileno(), private_folder(places.state), _environment(settings, places, environ)
+            [sys.executable, "-P", "-m", MODULE],
+            sink.fileno(),
+            private_folder(places.state),
+            _environment(settings, places, environ),
         )
     return EngineProcess(process, output)
 

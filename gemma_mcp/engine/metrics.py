@@ -32,9 +32,14 @@ class Metrics:
             "gemma_http_requests", "HTTP requests by route and status.", ("route", "status"), registry=self._registry
         )
         self._finished = Counter(
-            "gemma_replies", "Finished replies by model and finish reason.", ("model", "reason"), registry=self._registry
+            "gemma_replies",
+            "Finished replies by model and finish reason.",
+            ("model", "reason"),
+            registry=self._registry,
         )
-        self._ttft = self._histogram("gemma_ttft_seconds", "From submission to the first text, queue included.", SECONDS)
+        self._ttft = self._histogram(
+            "gemma_ttft_seconds", "From submission to the first text, queue included.", SECONDS
+        )
         self._queue = self._histogram("gemma_queue_seconds", "From submission to a slot.", SECONDS)
         self._tpot = self._histogram("gemma_tpot_seconds", "Decode time per completion token.", TOKEN_SECONDS)
 

@@ -105,9 +105,7 @@ class _Opener:
         async with AsyncExitStack() as stack:
             yield await self._first(stack, spec, on_progress)
 
-    async def _first(
-        self, stack: AsyncExitStack, spec: ModelSpec, on_progress: Callable[[float], None]
-    ) -> LoadedModel:
+    async def _first(self, stack: AsyncExitStack, spec: ModelSpec, on_progress: Callable[[float], None]) -> LoadedModel:
         choices = choose(spec, self._settings, self._registry)
         for choice in choices[:-1]:
             try:

@@ -22,9 +22,7 @@ def sse(data: bytes) -> bytes:
 class StreamWriter:
     """Writes chunks as they come. What clients of OpenAI do not expect goes out only when `progress` was asked for."""
 
-    def __init__(
-        self, shape: Shape, write: Callable[[bytes], Awaitable[None]], *, progress: bool, usage: bool
-    ) -> None:
+    def __init__(self, shape: Shape, write: Callable[[bytes], Awaitable[None]], *, progress: bool, usage: bool) -> None:
         self._shape = shape
         self._write = write
         self._progress = progress
