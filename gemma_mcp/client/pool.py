@@ -80,6 +80,7 @@ class EnginePool:
         query = {"drain": "1"} if drain else {}
         response = await self._http.post(f"{state.url}/shutdown", params=query, headers=_headers(state))
         await raise_for_error(response)
+        await self._connector.gone(state)
         return True
 
     async def _get(self, state: EngineState, path: str) -> Any:
@@ -114,10 +115,12 @@ class EnginePool:
     async def _once(self, path: str, body: bytes) -> AsyncGenerator[ChatCompletion]:
         state = await self._connector.connect()
         headers = {**_headers(state), "content-type": "application/json"}
-        async with self._http.stream("POST", state.url + path, content=body, headers=headers) as response:
-            async with aclosing(chunks(response)) as stream:
-                async for chunk in stream:
-                    yield chunk
+        async with (
+            self._http.stream("POST", state.url + path, content=body, headers=headers) as response,
+            aclosing(chunks(response)) as stream,
+        ):
+            async for chunk in stream:
+                yield chunk
 
 
 def _headers(state: EngineState) -> dict[str, str]:
