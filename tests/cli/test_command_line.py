@@ -123,7 +123,7 @@ def test_bytes_that_are_no_text_are_refused(environment: dict[str, str]) -> None
         env={
             **{os.fsencode(name): os.fsencode(value) for name, value in environment.items()},
             b"GEMMA_MCP_MODEL_DEFAULT": b"/models/\xff",
-        },  # fmt: skip
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
