@@ -15,10 +15,12 @@ from training.tokenizer import Encoded, Tokenizer, build, frequent_words
 
 WORK = Path(__file__).parent / "work"
 LONGEST = 480  # below the sliding window of 512: training needs no window mask
-PICTURE_WORDS = """image shape colour color circle square triangle shapes picture text says number left right top bottom
-there is are and two three four one red green blue yellow black white orange purple pink see first second same both
-images where what which how many in the on at middle""".split()
-PAYLOAD = frozenset("repeat count reverse upper lower spell unknown commit count_file log".split())
+PICTURE_WORDS = words.table("""
+image shape colour color circle square triangle shapes picture text says number left right top bottom there is
+are and two three four one red green blue yellow black white orange purple pink see first second same both
+images where what which how many in the on at middle
+""")
+PAYLOAD = frozenset(words.table("repeat count reverse upper lower spell unknown commit count_file log"))
 
 
 def _text(job: str, sample: tasks.Sample) -> str:
@@ -30,7 +32,11 @@ def _text(job: str, sample: tasks.Sample) -> str:
         text = text.replace(sentence, "")
     if job not in PAYLOAD:
         return text
-    return " ".join(re.findall(r" (?:the|word|words|is|are|in|to|uppercase|letters|sentence|many|this|that|backwards)\b", text))
+    return " ".join(
+        re.findall(
+            r" (?:the|word|words|is|are|in|to|uppercase|letters|sentence|many|this|that|backwards)\b", text
+        )
+    )
 
 
 def make_vocabulary() -> Tokenizer:
@@ -76,7 +82,9 @@ def main() -> None:
         mask.append(np.array(sample.mask, np.uint8))
         lengths.append(len(sample.ids))
         sums[job] += (1, len(sample.ids), sum(sample.mask))
-    np.savez(WORK / f"text{options.seed}.npz", ids=np.concatenate(ids), mask=np.concatenate(mask), lengths=lengths)
+    np.savez(
+        WORK / f"text{options.seed}.npz", ids=np.concatenate(ids), mask=np.concatenate(mask), lengths=lengths
+    )
     print(f"vocabulary {len(tokenizer)}, tokens {sum(lengths)}, longest {max(lengths)}")
     for job, (count, tokens, learned) in sorted(sums.items()):
         print(f"{job:12s} n {count:7d}  tokens {tokens / count:6.1f}  learned {learned / count:5.1f}")

@@ -1,4 +1,4 @@
-"""Seeded draws that respect the split: a payload is either trained on or held out, decided by a hash of itself."""
+"""Seeded draws that respect the split: a payload is trained on or held out, by its hash."""
 
 import functools
 import random
@@ -29,7 +29,7 @@ def stdlib_sources() -> tuple[str, ...]:
 
 @functools.cache
 def stdlib_words() -> tuple[str, ...]:
-    """Lower-case words that the standard library's source uses at least eight times: material for word games."""
+    """Lower-case words that the standard library's source uses at least eight times."""
     counts: Counter[str] = Counter()
     for source in stdlib_sources():
         counts.update(re.findall(r"\b[a-z]{3,9}\b", source))

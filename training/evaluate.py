@@ -1,8 +1,8 @@
 """Held-out questions with a check for every reply, for any way to reach the model.
 
-`items(job, count, seed)` yields questions that training never saw (names, numbers, wordings and layouts of the held-out
-side of the split). An item holds messages, code before and after a gap, or pictures; `check(reply)` judges the answer.
-Code is run and compared by what it does. Needs the standard library and Pillow only.
+`items(job, count, seed)` yields questions that training never saw: names, numbers, wordings and layouts of
+the held-out side of the split. An item holds messages, code before and after a gap, or pictures; `check(reply)`
+judges the answer. Code is run and compared by what it does. Needs the standard library and Pillow only.
 """
 
 import json
@@ -141,7 +141,9 @@ def _two_pictures(draw: Draw, job: str) -> tuple[tuple[Scene, ...], picture_task
 
 def _picture_item(job: str, draw: Draw) -> Item:
     name = job.partition("_")[2]
-    scenes, (ask, reply) = _two_pictures(draw, name) if job.startswith("images_") else _one_picture(draw, name)
+    scenes, (ask, reply) = (
+        _two_pictures(draw, name) if job.startswith("images_") else _one_picture(draw, name)
+    )
     return Item(job, "chat", reply, _messages(((ask, ""),)), tuple(render(made) for made in scenes))
 
 

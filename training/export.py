@@ -17,9 +17,13 @@ from training.model import Config
 from training.tokenizer import Tokenizer
 
 NAME = "gemma-mcp starter (toy)"
-DESCRIPTION = "A toy model of the Gemma 3 architecture, trained by the gemma-mcp project on data its own scripts generate."
+DESCRIPTION = (
+    "A toy model of the Gemma 3 architecture, trained by the gemma-mcp project on "
+    "data its own scripts generate."
+)
 KINDS = {
-    "C": gguf.TokenType.CONTROL, "U": gguf.TokenType.UNKNOWN, "B": gguf.TokenType.BYTE, "N": gguf.TokenType.NORMAL,
+    "C": gguf.TokenType.CONTROL, "U": gguf.TokenType.UNKNOWN,
+    "B": gguf.TokenType.BYTE, "N": gguf.TokenType.NORMAL,
 }  # fmt: skip
 TEMPLATE = (
     "{{ bos_token }}{% set ns = namespace(sys='', last='') %}{% for m in messages %}"
@@ -27,9 +31,11 @@ TEMPLATE = (
     "{% if m['role'] == 'system' %}{% set ns.sys = (c if c is string else c[0]['text']) + '\n\n' %}{% else %}"
     "{% if m['role'] == ns.last %}{{ raise_exception('two turns of one role in a row') }}{% endif %}"
     "{% set ns.last = m['role'] %}"
-    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}{{ '\n' + ns.sys }}{% set ns.sys = '' %}"
+    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}{{ "
+    "'\n' + ns.sys }}{% set ns.sys = '' %}"
     "{% if c is string %}{{ c | trim }}{% else %}{% for p in c %}"
-    "{% if p['type'] == 'text' %}{{ p['text'] | trim }}{% else %}<start_of_image>{% endif %}{% endfor %}{% endif %}"
+    "{% if p['type'] == 'text' %}{{ p['text'] |"
+    " trim }}{% else %}<start_of_image>{% endif %}{% endfor %}{% endif %}"
     "{{ '<end_of_turn>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
@@ -48,7 +54,9 @@ TOWER_PARTS = dict(
 class File:
     """A GGUF file being written from one state dict."""
 
-    def __init__(self, path: Path, architecture: str, name: str, state: dict[str, Tensor], kind: gguf.LlamaFileType):
+    def __init__(
+        self, path: Path, architecture: str, name: str, state: dict[str, Tensor], kind: gguf.LlamaFileType
+    ):
         self.writer = gguf.GGUFWriter(str(path), architecture)
         self.state = state
         self.writer.add_name(name)
@@ -175,7 +183,9 @@ def main() -> None:
     stored = torch.load(options.checkpoint, map_location="cpu")
     config = Config(**stored["config"])
     options.folder.mkdir(parents=True, exist_ok=True)
-    write_text(options.folder / "starter.gguf", stored["text"], config, Tokenizer.load(WORK / "tokenizer.json"))
+    write_text(
+        options.folder / "starter.gguf", stored["text"], config, Tokenizer.load(WORK / "tokenizer.json")
+    )
     if "vision" in stored:
         write_tower(options.folder / "mmproj.gguf", stored["vision"], config)
     for path in sorted(options.folder.glob("*.gguf")):

@@ -1,4 +1,4 @@
-"""Accuracy of the exported files through llama.cpp: `python -m training.measure FOLDER`. Greedy, one thread."""
+"""Accuracy of the exported files through llama.cpp: `python -m training.measure FOLDER`. Greedy."""
 
 import argparse
 import base64
@@ -13,7 +13,14 @@ from PIL import Image
 
 from training.evaluate import IMAGE_JOBS, JOBS, Item, items
 
-GREEDY = {"temperature": 0.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0, "max_tokens": 160}
+GREEDY = {
+    "temperature": 0.0,
+    "top_k": 1,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repeat_penalty": 1.0,
+    "max_tokens": 160,
+}
 
 
 def load(folder: Path, threads: int) -> tuple[Llama, Llama]:
@@ -57,7 +64,9 @@ def main() -> None:
     jobs = options.jobs.split(",") if options.jobs else JOBS
     if options.text_only:
         jobs = [job for job in jobs if job not in IMAGE_JOBS]
-        text_model = Llama(str(options.folder / "starter.gguf"), n_ctx=2048, n_threads=options.threads, verbose=False)
+        text_model = Llama(
+            str(options.folder / "starter.gguf"), n_ctx=2048, n_threads=options.threads, verbose=False
+        )
         models = (text_model, text_model)
     else:
         models = load(options.folder, options.threads)

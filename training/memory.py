@@ -1,14 +1,22 @@
 """Conversations in which something said early is asked for later."""
 
-from training import knowledge, text_tasks, word_tasks, words
+from training import knowledge, sums, text_tasks, word_tasks, words
 from training.draw import Draw
 
 Turn = tuple[str, str]
 
 SHORT = (
-    knowledge.fact, knowledge.french, knowledge.hello, word_tasks.repeat, word_tasks.upper, word_tasks.reverse,
-    text_tasks.add, text_tasks.sentiment, knowledge.unknown, word_tasks.spell,
-)  # fmt: skip
+    knowledge.fact,
+    knowledge.french,
+    knowledge.hello,
+    word_tasks.repeat,
+    word_tasks.upper,
+    word_tasks.reverse,
+    sums.add,
+    text_tasks.sentiment,
+    knowledge.unknown,
+    word_tasks.spell,
+)
 
 
 def other_turn(draw: Draw) -> Turn:
@@ -18,9 +26,15 @@ def other_turn(draw: Draw) -> Turn:
 
 def _name(draw: Draw) -> tuple[Turn, Turn]:
     name = draw.name()
-    asks = "My name is %s.|Hello, my name is %s.|I am called %s.|Hi! My name is %s.|Call me %s.|my name is %s|Hi, I am %s."
+    asks = (
+        "My name is %s.|Hello, my name is %s.|I am called %s.|Hi! My name is %s.|"
+        "Call me %s.|my name is %s|Hi, I am %s."
+    )
     typed = name.lower() if not draw.held and draw.chance(0.05) else name
-    questions = "What is my name?|Do you remember my name?|Tell me my name.|What am I called?|Who am I?|what is my name"
+    questions = (
+        "What is my name?|Do you remember my name?|Tell me my name.|What am I called?|"
+        "Who am I?|what is my name"
+    )
     questions += "|Say my name.|Do you know my name?"
     say = (draw.one(asks.split("|")) % typed, f"Nice to meet you, {name}.")
     return say, (draw.one(questions.split("|")), f"Your name is {name}.")
@@ -29,7 +43,10 @@ def _name(draw: Draw) -> tuple[Turn, Turn]:
 def _age(draw: Draw) -> tuple[Turn, Turn]:
     age = draw.number(5, 99)
     say = draw.one(["I am %d years old.", "My age is %d.", "I am %d."]) % age, f"You are {age} years old."
-    return say, (draw.one(["How old am I?", "What is my age?", "Tell me my age."]), f"You are {age} years old.")
+    return say, (
+        draw.one(["How old am I?", "What is my age?", "Tell me my age."]),
+        f"You are {age} years old.",
+    )
 
 
 def _city(draw: Draw) -> tuple[Turn, Turn]:
@@ -41,7 +58,9 @@ def _city(draw: Draw) -> tuple[Turn, Turn]:
 
 def _colour(draw: Draw) -> tuple[Turn, Turn]:
     colour = draw.one(words.COLOURS)
-    say = draw.one(["My favourite colour is %s.", "I like the colour %s.", "My favorite color is %s."]) % colour
+    say = (
+        draw.one(["My favourite colour is %s.", "I like the colour %s.", "My favorite color is %s."]) % colour
+    )
     ask = draw.one(["What is my favourite colour?", "Which colour do I like?", "What is my favorite color?"])
     return (say, f"Your favourite colour is {colour}."), (ask, f"Your favourite colour is {colour}.")
 

@@ -1,7 +1,7 @@
 """Gemma 3 in PyTorch, small: the text model, the SigLIP-like image tower and its projector.
 
-Every choice follows what llama.cpp computes for architectures `gemma3` and `clip` (projector `gemma3`), so that the
-exported file gives the same tokens.
+Every choice follows what llama.cpp computes for architectures `gemma3` and `clip` (projector `gemma3`), so
+that the exported file gives the same tokens.
 """
 
 import math
@@ -140,7 +140,10 @@ class TextModel(nn.Module):
         if mask is None:
             mask = torch.ones(length, length, dtype=torch.bool).tril()
         tables = [
-            (getattr(self, f"cos_{name}")[:length].to(x.dtype), getattr(self, f"sin_{name}")[:length].to(x.dtype))
+            (
+                getattr(self, f"cos_{name}")[:length].to(x.dtype),
+                getattr(self, f"sin_{name}")[:length].to(x.dtype),
+            )
             for name in ("local", "global")
         ]
         for block in self.blocks:
@@ -163,7 +166,9 @@ class VisionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         h = self.ln1(x)
-        q, k, v = (part(h).view(batch, length, self.heads, -1).transpose(1, 2) for part in (self.q, self.k, self.v))
+        q, k, v = (
+            part(h).view(batch, length, self.heads, -1).transpose(1, 2) for part in (self.q, self.k, self.v)
+        )
         x = x + self.o(attend(q, k, v, None).transpose(1, 2).reshape(batch, length, width))
         return x + self.down(F.gelu(self.up(self.ln2(x)), approximate="tanh"))
 

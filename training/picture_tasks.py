@@ -5,12 +5,15 @@ from collections.abc import Callable
 from training.draw import Draw
 from training.knowledge import casual
 from training.pictures import RGB, SHAPES, Scene, Thing
+from training.words import choices
 
 Turn = tuple[str, str]
 
 NUMBERS = ["no", "one", "two", "three", "four"]
-DESCRIBE = """Describe the image.|What do you see?|Describe this picture.|What is in the image?|Describe this image.|
-What is in this picture?|Describe what you see.|What does the image show?""".replace("\n", "").split("|")
+DESCRIBE = choices("""
+Describe the image.|What do you see?|Describe this picture.|What is in the image?|Describe this image.|
+What is in this picture?|Describe what you see.|What does the image show?
+""")
 
 
 def article(word: str) -> str:
@@ -47,10 +50,20 @@ def describe(draw: Draw, scene: Scene) -> list[Turn]:
 
 def shape(draw: Draw, scene: Scene) -> list[Turn]:
     """The shape of a lone thing, or the thing at a spot."""
-    turns = [(f"{draw.one(['What is', 'Which shape is', 'What do you see'])} {thing.spot}?", sentence(short(thing)))
-             for thing in scene.things]  # fmt: skip
+    turns = [
+        (
+            f"{draw.one(['What is', 'Which shape is', 'What do you see'])} {thing.spot}?",
+            sentence(short(thing)),
+        )
+        for thing in scene.things
+    ]
     if len(scene.things) == 1:
-        asks = ["What shape is this?", "Which shape is this?", "What shape do you see?", "What shape is in the image?"]
+        asks = [
+            "What shape is this?",
+            "Which shape is this?",
+            "What shape do you see?",
+            "What shape is in the image?",
+        ]
         turns += [(draw.one(asks), f"It is a {scene.things[0].shape}.")] * 2
     return turns
 
@@ -64,18 +77,30 @@ def colour(draw: Draw, scene: Scene) -> list[Turn]:
             ask = draw.one(["What colour is the %s?", "Which colour is the %s?", "What color is the %s?"])
             turns.append((ask % thing.shape, reply))
         if len(shapes) == 1:
-            asks = ["What colour is the shape?", "What colour is this?", "What color is the shape?", "What color is it?"]
+            asks = [
+                "What colour is the shape?",
+                "What colour is this?",
+                "What color is the shape?",
+                "What color is it?",
+            ]
             turns.append((draw.one(asks), reply))
     return turns
 
 
 def count(draw: Draw, scene: Scene) -> list[Turn]:
-    asks = ["How many shapes are there?", "How many shapes?", "How many shapes do you see?", "Count the shapes.",
-            "How many shapes are in the image?"]  # fmt: skip
+    asks = [
+        "How many shapes are there?",
+        "How many shapes?",
+        "How many shapes do you see?",
+        "Count the shapes.",
+        "How many shapes are in the image?",
+    ]
     kind = draw.one(SHAPES)
     per_kind = [thing.shape for thing in scene.things].count(kind)
     total = (draw.one(asks), number_of(len(scene.things), "shape"))
-    by_kind = (draw.one([f"How many {kind}s are there?", f"How many {kind}s do you see?", f"Count the {kind}s."]))
+    by_kind = draw.one(
+        [f"How many {kind}s are there?", f"How many {kind}s do you see?", f"Count the {kind}s."]
+    )
     return [total, total, (by_kind, number_of(per_kind, kind))]
 
 
@@ -108,22 +133,37 @@ def ground(draw: Draw, scene: Scene) -> list[Turn]:
     total = sum(scene.background)
     spread = max(scene.background) - min(scene.background)
     name = "black" if total < 130 and spread < 20 else "white" if total > 715 else ""
-    asks = ["What colour is the background?", "Which colour is the background?", "What is the background colour?"]
+    asks = [
+        "What colour is the background?",
+        "Which colour is the background?",
+        "What is the background colour?",
+    ]
     return [(draw.one(asks), f"The background is {name}.")] if name else []
 
 
 def reading(draw: Draw, scene: Scene) -> list[Turn]:
     if scene.kind == "number":
-        asks = "What number is this?|Which number is this?|Read the number.|What number do you see?|What is the number?"
+        asks = (
+            "What number is this?|Which number is this?|Read the number.|"
+            "What number do you see?|What is the number?"
+        )
         return [(draw.one(asks.split("|")), f"The number is {scene.text}.")]
-    asks = "What does the text say?|Read the text.|Read the word.|What word is this?|What is written here?|What does it say?"
+    asks = (
+        "What does the text say?|Read the text.|Read the word.|What word is this?|"
+        "What is written here?|What does it say?"
+    )
     return [(draw.one(asks.split("|")), f"The text says {scene.text}.")]
 
 
 SHAPE_JOBS: dict[str, Callable[[Draw, Scene], list[Turn]]] = {
-    "shape": shape, "colour": colour, "count": count, "position": position, "presence": presence,
-    "describe": describe, "ground": ground,
-}  # fmt: skip
+    "shape": shape,
+    "colour": colour,
+    "count": count,
+    "position": position,
+    "presence": presence,
+    "describe": describe,
+    "ground": ground,
+}
 SHAPE_WEIGHTS = [18, 17, 18, 18, 10, 16, 3]
 
 
@@ -164,25 +204,45 @@ def _which(draw: Draw, scenes: tuple[Scene, Scene], by_colour: bool) -> Turn:
     words = [f"a {thing.shape}"]
     if by_colour:
         words += [f"{article(thing.colour)} {thing.colour} shape", short(thing)]
-    ask = draw.one(["Which image shows %s, the first or the second?", "Which image shows %s?", "Which image has %s?",
-                    "Is %s in the first or the second image?", "In which image is %s?"])  # fmt: skip
+    ask = draw.one(
+        [
+            "Which image shows %s, the first or the second?",
+            "Which image shows %s?",
+            "Which image has %s?",
+            "Is %s in the first or the second image?",
+            "In which image is %s?",
+        ]
+    )
     return ask % draw.one(words), f"The {ORDER[target]} image."
 
 
 def _same(draw: Draw, scenes: tuple[Scene, Scene]) -> Turn:
     first, second = scenes[0].things[0], scenes[1].things[0]
     if draw.chance(0.5):
-        asks = ["Are the two images the same colour?", "Are the two shapes the same colour?",
-                "Do both images show the same colour?", "Are the shapes in both images the same color?"]  # fmt: skip
+        asks = [
+            "Are the two images the same colour?",
+            "Are the two shapes the same colour?",
+            "Do both images show the same colour?",
+            "Are the shapes in both images the same color?",
+        ]
         return draw.one(asks), "Yes." if first.colour == second.colour else "No."
-    asks = ["Do both images show the same shape?", "Are the two shapes the same?", "Is it the same shape in both images?"]
+    asks = [
+        "Do both images show the same shape?",
+        "Are the two shapes the same?",
+        "Is it the same shape in both images?",
+    ]
     return draw.one(asks), "Yes." if first.shape == second.shape else "No."
 
 
 def _describe_both(draw: Draw, scenes: tuple[Scene, Scene]) -> Turn:
     parts = [description(scene)[:-1] for scene in scenes]
     parts = [f"{part[0].lower()}{part[1:]}" for part in parts]
-    asks = ["Describe both images.", "Describe the two images.", "What do you see in the two images?", "Describe the images."]
+    asks = [
+        "Describe both images.",
+        "Describe the two images.",
+        "What do you see in the two images?",
+        "Describe the images.",
+    ]
     return draw.one(asks), f"The first image shows {parts[0]}. The second image shows {parts[1]}."
 
 
@@ -190,15 +250,22 @@ def _pick(draw: Draw, scenes: tuple[Scene, Scene]) -> Turn:
     """A question about one of the two."""
     target = draw.number(0, 1)
     scene, place = scenes[target], f"the {ORDER[target]} image"
-    options = [(draw.one(["What is in %s?", "Describe %s.", "What does %s show?"]) % place, description(scene))] * 2
+    options = [
+        (draw.one(["What is in %s?", "Describe %s.", "What does %s show?"]) % place, description(scene))
+    ] * 2
     if scene.kind != "shapes":
         noun = "number" if scene.kind == "number" else "word"
         reply = f"The number is {scene.text}." if noun == "number" else f"The text says {scene.text}."
-        return draw.one([*options, (f"What {noun} is in {place}?", reply), (f"Read the {noun} in {place}.", reply)])
+        return draw.one(
+            [*options, (f"What {noun} is in {place}?", reply), (f"Read the {noun} in {place}.", reply)]
+        )
     options.append((f"How many shapes are in {place}?", number_of(len(scene.things), "shape")))
     if len(scene.things) == 1:
         thing = scene.things[0]
         reply = f"The {thing.shape} is {thing.colour}."
-        options += [(f"What colour is the shape in {place}?", reply), (f"What color is the shape in {place}?", reply)]
+        options += [
+            (f"What colour is the shape in {place}?", reply),
+            (f"What color is the shape in {place}?", reply),
+        ]
         options.append((f"What shape is in {place}?", f"It is a {thing.shape}."))
     return draw.one(options)

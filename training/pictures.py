@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from training.draw import Draw, held_out
+from training.words import table
 
 SIZE = 112  # what the image tower sees
 CELLS = 4  # pooled cells, hence image tokens, per side
@@ -23,15 +24,17 @@ DARK = [(10, 10, 10), (30, 30, 35), (20, 25, 50), (45, 45, 45)]
 MIDDLE = [(128, 128, 128), (160, 160, 160), (150, 180, 200), (190, 180, 160), (90, 90, 100)]
 SHAPES = ["circle", "square", "triangle"]
 SPOTS = {
-    "on the left": (0.25, 0.5), "on the right": (0.75, 0.5), "at the top": (0.5, 0.25), "at the bottom": (0.5, 0.75),
-    "in the middle": (0.5, 0.5), "in the top left": (0.25, 0.25), "in the top right": (0.75, 0.25),
-    "in the bottom left": (0.25, 0.75), "in the bottom right": (0.75, 0.75),
+    "on the left": (0.25, 0.5), "on the right": (0.75, 0.5), "at the top": (0.5, 0.25),
+    "at the bottom": (0.5, 0.75), "in the middle": (0.5, 0.5), "in the top left": (0.25, 0.25),
+    "in the top right": (0.75, 0.25), "in the bottom left": (0.25, 0.75), "in the bottom right": (0.75, 0.75),
 }  # fmt: skip
 SINGLE = list(SPOTS)[:5]
 PAIRS = [("on the left", "on the right"), ("at the top", "at the bottom")]
 CORNERS = list(SPOTS)[5:]
-WORDS = """CAT DOG SUN RED BLUE YES NO STOP GO HELLO OPEN EXIT TREE FISH STAR MOON BOOK HOME ONE TWO HELP PUSH PULL
-TAXI CAFE MENU SALE NEW""".split()
+WORDS = table("""
+CAT DOG SUN RED BLUE YES NO STOP GO HELLO OPEN EXIT TREE FISH STAR MOON BOOK HOME ONE TWO HELP PUSH PULL TAXI
+CAFE MENU SALE NEW
+""")
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -146,7 +149,9 @@ def text_scene(draw: Draw, kind: str) -> Scene:
     fits = 0.92 * width / (font(100).getlength(text) / 100) / height
     size = min(wanted * max(width, height) / height, fits, 0.8)
     at = (0.5 + draw.random.uniform(-0.08, 0.08), 0.5 + draw.random.uniform(-0.08, 0.08))
-    ink = visible(draw, ground, ["black", "black", "black", "red", "blue", "green", "purple", "white", "white"])
+    ink = visible(
+        draw, ground, ["black", "black", "black", "red", "blue", "green", "purple", "white", "white"]
+    )
     return Scene(width, height, ground, (), text, ink, round(size, 3), at, kind)
 
 
@@ -202,12 +207,14 @@ def letterbox(image: Image.Image) -> Image.Image:
     scale = min(SIZE / image.width, SIZE / image.height)
     width, height = min(SIZE, math.ceil(image.width * scale)), min(SIZE, math.ceil(image.height * scale))
     out = Image.new("RGB", (SIZE, SIZE))
-    out.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((SIZE - width) // 2, (SIZE - height) // 2))
+    out.paste(
+        image.resize((width, height), Image.Resampling.BILINEAR), ((SIZE - width) // 2, (SIZE - height) // 2)
+    )
     return out
 
 
 def cell_labels(made: Scene) -> list[tuple[int, int, int]]:
-    """Shape, colour and character (0: none) in each of the 16 cells of the letterboxed picture, row by row."""
+    """Shape, colour and character (0: none) in each of the 16 cells of the letterboxed picture."""
     labels = [(0, 0, 0)] * CELLS**2
     scale = SIZE / max(made.width, made.height)
     left, top = (SIZE - made.width * scale) / 2, (SIZE - made.height * scale) / 2
@@ -223,7 +230,9 @@ def cell_labels(made: Scene) -> list[tuple[int, int, int]]:
         for i, character in enumerate(made.text):
             middle = x + (used.getlength(made.text[:i]) + used.getlength(made.text[: i + 1])) / 2
             at, code = left + middle * scale, CHARACTERS.index(character) + 1
-            for cell in _cells(at - 1, top + (y + box[1]) * scale, at + 1, top + (y + box[3]) * scale, whole=True):
+            for cell in _cells(
+                at - 1, top + (y + box[1]) * scale, at + 1, top + (y + box[3]) * scale, whole=True
+            ):
                 labels[cell] = (0, 0, code)
     return labels
 

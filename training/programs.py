@@ -1,4 +1,4 @@
-"""Tiny Python programs: generated ones that can be run and compared, and functions of the standard library."""
+"""Tiny Python programs: generated ones that can be run and compared, and standard library functions."""
 
 import ast
 import functools
@@ -6,13 +6,28 @@ import textwrap
 from dataclasses import dataclass
 
 from training.draw import Draw, held_out, stdlib_sources
+from training.recipes import RECIPES, Recipe
+from training.words import choices, table
 
-NUMBERS = "a b c x y z n m p q num value left right first second other total size width height".split()
-STRINGS = "s text word name line string title msg t".split()
-LISTS = dict(items="item", numbers="number", values="value", data="x", nums="num", things="thing",
-             elements="element", words="word", rows="row", xs="x", lst="item")  # fmt: skip
-CLASSES = "Dog Cat Car Book User Item Point Box Person Player Shape Robot Node City Shop Order Task House".split()
-FIELDS = "name age size color price title x y width height owner speed value count".split()
+NUMBERS = table("a b c x y z n m p q num value left right first second other total size width height")
+STRINGS = table("s text word name line string title msg t")
+LISTS = dict(
+    items="item",
+    numbers="number",
+    values="value",
+    data="x",
+    nums="num",
+    things="thing",
+    elements="element",
+    words="word",
+    rows="row",
+    xs="x",
+    lst="item",
+)
+CLASSES = table(
+    "Dog Cat Car Book User Item Point Box Person Player Shape Robot Node City Shop Order Task House"
+)
+FIELDS = table("name age size color price title x y width height owner speed value count")
 
 
 @dataclass(frozen=True)
@@ -23,95 +38,20 @@ class Program:
     calls: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A function to write: names it may have, parameters, body, calls, and ways to ask for it.
-
-    Parameters: A and B numbers, S and T strings, L a list (I its item), K a constant of the name.
-    """
-
-    names: str
-    parameters: str
-    body: str
-    calls: str
-    asks: str = ""
-
-
-RECIPES = [
-    Recipe("add plus sum_two add_numbers", "A B", "return {A} + {B}", "7, 3|2, 5", "adds two numbers|returns the sum of two numbers"),
-    Recipe("subtract minus difference", "A B", "return {A} - {B}", "7, 3|2, 5", "subtracts two numbers|returns the difference of two numbers"),
-    Recipe("multiply times product_of", "A B", "return {A} * {B}", "7, 3|2, 5", "multiplies two numbers|returns the product of two numbers"),
-    Recipe("divide div quotient", "A B", "return {A} / {B}", "8, 4|3, 2", "divides two numbers"),
-    Recipe("power pow_of", "A B", "return {A} ** {B}", "2, 5|3, 2", "raises a number to a power"),
-    Recipe("modulo remainder", "A B", "return {A} % {B}", "7, 3|9, 4", "returns the remainder of a division"),
-    Recipe("square squared", "A", "return {A} * {A}", "4|7", "squares a number|returns the square of a number"),
-    Recipe("cube cubed", "A", "return {A} ** 3", "2|3", "cubes a number|returns the cube of a number"),
-    Recipe("double twice", "A", "return {A} * 2", "4|7", "doubles a number|returns twice a number"),
-    Recipe("triple", "A", "return {A} * 3", "4|7", "triples a number"),
-    Recipe("half halve", "A", "return {A} / 2", "4|7", "halves a number|returns half of a number"),
-    Recipe("negate negative", "A", "return -{A}", "4|-7", "negates a number"),
-    Recipe("is_even even", "A", "return {A} % 2 == 0", "4|7", "checks if a number is even|tells if a number is even"),
-    Recipe("is_odd odd", "A", "return {A} % 2 == 1", "4|7", "checks if a number is odd|tells if a number is odd"),
-    Recipe("is_positive", "A", "return {A} > 0", "4|0|-7", "checks if a number is positive"),
-    Recipe("is_negative", "A", "return {A} < 0", "4|0|-7", "checks if a number is negative"),
-    Recipe("is_zero", "A", "return {A} == 0", "0|3", "checks if a number is zero"),
-    Recipe("increment", "A", "return {A} + 1", "4|7", "increments a number"),
-    Recipe("decrement", "A", "return {A} - 1", "4|7", "decrements a number"),
-    Recipe("add_{K}", "A", "return {A} + {K}", "4|7"),
-    Recipe("times_{K} multiply_{K}", "A", "return {A} * {K}", "4|7"),
-    Recipe("minus_{K} subtract_{K}", "A", "return {A} - {K}", "4|7"),
-    Recipe("equals equal is_equal", "A B", "return {A} == {B}", "1, 1|1, 2", "checks if two numbers are equal"),
-    Recipe("maximum max_of larger", "A B", "if {A} > {B}:\n    return {A}\nreturn {B}", "3, 5|9, 2", "returns the larger of two numbers|returns the maximum of two numbers"),
-    Recipe("minimum min_of smaller", "A B", "if {A} < {B}:\n    return {A}\nreturn {B}", "3, 5|9, 2", "returns the smaller of two numbers|returns the minimum of two numbers"),
-    Recipe("absolute abs_value", "A", "if {A} < 0:\n    return -{A}\nreturn {A}", "3|-5", "returns the absolute value of a number"),
-    Recipe("sign", "A", "if {A} < 0:\n    return -1\nif {A} > 0:\n    return 1\nreturn 0", "3|-5|0", "returns the sign of a number"),
-    Recipe("area rectangle_area", "A B", "return {A} * {B}", "3, 5|9, 2", "computes the area of a rectangle"),
-    Recipe("average mean", "A B", "return ({A} + {B}) / 2", "3, 5|9, 2", "returns the average of two numbers"),
-    Recipe("swap", "A B", "return {B}, {A}", "3, 5|9, 2", "swaps two values"),
-    Recipe("greet say_hello", "S", 'print("Hello, " + {S})', '"Ana"|"Bob"', "greets a person"),
-    Recipe("shout upper to_upper", "S", "return {S}.upper()", '"abc"|"Hi"', "converts a string to uppercase|uppercases a string"),
-    Recipe("lower to_lower", "S", "return {S}.lower()", '"ABC"|"Hi"', "converts a string to lowercase|lowercases a string"),
-    Recipe("reverse reverse_string", "S", "return {S}[::-1]", '"abc"|"Hi"', "reverses a string"),
-    Recipe("is_palindrome palindrome", "S", "return {S} == {S}[::-1]", '"abc"|"anna"', "checks if a string is a palindrome"),
-    Recipe("length size_of", "S", "return len({S})", '"abc"|""', "returns the length of a string"),
-    Recipe("first first_char", "S", "return {S}[0]", '"abc"|"x"', "returns the first character of a string"),
-    Recipe("last last_char", "S", "return {S}[-1]", '"abc"|"x"', "returns the last character of a string"),
-    Recipe("join concat", "S T", "return {S} + {T}", '"ab", "c"|"x", ""', "joins two strings|concatenates two strings"),
-    Recipe("strip trim", "S", "return {S}.strip()", '" ab "|"x"', "strips a string"),
-    Recipe("split_words get_words", "S", "return {S}.split()", '"a b"|"x"', "splits a string into words"),
-    Recipe("count_words word_count", "S", "return len({S}.split())", '"a b"|"x"', "counts the words in a string"),
-    Recipe("starts_with", "S T", "return {S}.startswith({T})", '"ab", "a"|"ab", "b"', "checks if a string starts with another string"),
-    Recipe("is_empty empty", "L", "return len({L}) == 0", "[]|[1]", "checks if a list is empty"),
-    Recipe("total sum_list sum_all", "L", "result = 0\nfor {I} in {L}:\n    result += {I}\nreturn result", "[1, 2, 3]|[]", "sums a list|adds all numbers in a list|returns the sum of a list"),
-    Recipe("count count_items", "L", "n = 0\nfor {I} in {L}:\n    n += 1\nreturn n", "[1, 2, 3]|[]", "counts the items in a list"),
-    Recipe("product product_list", "L", "result = 1\nfor {I} in {L}:\n    result *= {I}\nreturn result", "[1, 2, 3]|[4]", "multiplies all numbers in a list|returns the product of a list"),
-    Recipe("show print_all show_all", "L", "for {I} in {L}:\n    print({I})", "[1, 2]|[]", "prints all items of a list|prints a list"),
-    Recipe("largest max_item biggest", "L", "return max({L})", "[1, 3, 2]|[4]", "returns the largest number in a list"),
-    Recipe("smallest min_item", "L", "return min({L})", "[3, 1, 2]|[4]", "returns the smallest number in a list"),
-    Recipe("squares square_all", "L", "return [{I} * {I} for {I} in {L}]", "[1, 2, 3]|[]", "squares all numbers in a list"),
-    Recipe("doubles double_all", "L", "return [{I} * 2 for {I} in {L}]", "[1, 2, 3]|[]", "doubles all numbers in a list"),
-    Recipe("evens even_numbers", "L", "return [{I} for {I} in {L} if {I} % 2 == 0]", "[1, 2, 3, 4]|[]", "returns the even numbers of a list"),
-    Recipe("odds odd_numbers", "L", "return [{I} for {I} in {L} if {I} % 2 == 1]", "[1, 2, 3, 4]|[]", "returns the odd numbers of a list"),
-    Recipe("positives positive_numbers", "L", "return [{I} for {I} in {L} if {I} > 0]", "[1, -2]|[]", "returns the positive numbers of a list"),
-    Recipe("sort_list sort_items", "L", "return sorted({L})", "[3, 1, 2]|[]", "sorts a list"),
-    Recipe("unique", "L", "return list(set({L}))", "[2, 2]|[]", "removes duplicates from a list"),
-    Recipe("average_list mean_list", "L", "return sum({L}) / len({L})", "[1, 2, 3]|[4]", "returns the average of a list"),
-    Recipe("contains has_item", "L B", "return {B} in {L}", "[1, 2], 2|[1], 3", "checks if a list contains an item"),
-    Recipe("append_item add_item", "L B", "{L}.append({B})\nreturn {L}", "[1, 2], 2|[], 3", "appends an item to a list"),
-    Recipe("factorial fact", "N", "if n == 0:\n    return 1\nreturn n * {F}(n - 1)", "0|5", "computes the factorial|returns the factorial of a number"),
-    Recipe("fib fibonacci", "N", "if n < 2:\n    return n\nreturn {F}(n - 1) + {F}(n - 2)", "1|7", "computes the fibonacci numbers|returns the nth fibonacci number"),
-    Recipe("count_to", "A", "for i in range({A}):\n    print(i)", "3|0", "prints the numbers up to n"),
-    Recipe("countdown count_down", "N", "while n > 0:\n    print(n)\n    n -= 1", "3|0", "counts down from a number"),
-    Recipe("hello", "", 'print("Hello")', "", "prints hello"),
-    Recipe("hello_world", "", 'print("Hello, world!")', "", "prints hello world"),
-]  # fmt: skip
 HINTS = {"A": "int", "B": "int", "N": "int", "S": "str", "T": "str", "L": "list"}
 
 
 def _bindings(draw: Draw, recipe: Recipe, canonical: bool) -> dict[str, str]:
     """Names for the parameters; the canonical ones are what the model writes when it may choose."""
     if canonical:
-        bound = {"A": "a" if "B" in recipe.parameters.split() else "n", "B": "b", "S": "s", "T": "t", "L": "items", "I": "item"}
+        bound = {
+            "A": "a" if "B" in recipe.parameters.split() else "n",
+            "B": "b",
+            "S": "s",
+            "T": "t",
+            "L": "items",
+            "I": "item",
+        }
         bound["B"] = "item" if recipe.parameters == "L B" else "b"
         bound["I"] = "x" if bound["B"] == "item" else "item"
     else:
@@ -152,7 +92,10 @@ def _class(draw: Draw) -> Program:
             f"        self.{second} = {second}\n",
             (f"vars({name}(1, 2))",),
         ),
-        Program(head + f"\n    def get_{first}(self):\n        return self.{first}\n", (f"{name}(1).get_{first}()",)),
+        Program(
+            head + f"\n    def get_{first}(self):\n        return self.{first}\n",
+            (f"{name}(1).get_{first}()",),
+        ),
         Program(
             head + f"\n    def set_{first}(self, {first}):\n        self.{first} = {first}\n",
             (f"(lambda o: (o.set_{first}(5), vars(o)))({name}(1))",),
@@ -169,11 +112,13 @@ def _class(draw: Draw) -> Program:
 def _loop(draw: Draw) -> Program:
     a, many, number = draw.one(NUMBERS), draw.one(list(LISTS)), draw.number(2, 9)
     return Program(
-        draw.one([
-            f"for {LISTS[many]} in range({number}):\n    print({LISTS[many]})\n",
-            f"{many} = [1, 2, 3]\nfor {LISTS[many]} in {many}:\n    print({LISTS[many]})\n",
-            f"{a} = {number}\nwhile {a} > 0:\n    print({a})\n    {a} -= 1\n",
-        ])  # fmt: skip
+        draw.one(
+            [
+                f"for {LISTS[many]} in range({number}):\n    print({LISTS[many]})\n",
+                f"{many} = [1, 2, 3]\nfor {LISTS[many]} in {many}:\n    print({LISTS[many]})\n",
+                f"{a} = {number}\nwhile {a} > 0:\n    print({a})\n    {a} -= 1\n",
+            ]
+        )
     )
 
 
@@ -254,7 +199,7 @@ def completion(draw: Draw) -> Infill:
         return Infill(source[:cut], "", source[cut:].rstrip("\n"))
     program = any_program(draw)
     lines = program.source.split("\n")
-    cut = 2 if lines[0].startswith("class") or '"""' in lines[1] or not lines[0].endswith(":") else 1
+    cut = _head_length(lines)
     prefix = "\n".join(lines[:cut]) + "\n"
     rest = program.source[len(prefix) :].rstrip("\n")
     if draw.chance(0.2):
@@ -263,14 +208,26 @@ def completion(draw: Draw) -> Infill:
     return Infill(above + prefix, "", rest, program.calls)
 
 
-ASK_FUNCTION = """Write a Python function that {d}.|Write a function that {d}.|Python function that {d}|
+def _head_length(lines: list[str]) -> int:
+    """Lines that the rest follows from: the last method's header, or the header and its docstring."""
+    if lines[0].startswith("class"):
+        return max(i for i, line in enumerate(lines) if line.lstrip().startswith("def ")) + 1
+    return 2 if '"""' in lines[1] or not lines[0].endswith(":") else 1
+
+
+ASK_FUNCTION = choices("""
+Write a Python function that {d}.|Write a function that {d}.|Python function that {d}|
 Can you write a Python function that {d}?|Give me a function that {d}.|Write Python code that {d}.|
-Please write a Python function that {d}.|I need a Python function that {d}.|Implement a function that {d}.|
-write a python function that {d}|Show me a Python function that {d}.|Write a Python function to {b}.|
-Write a function to {b}.|Write Python code to {b}.|How do I {b} in Python?""".replace("\n", "").split("|")
-ASK_NAMED = """Write a Python function called {f} that {d}.|Write a function {f} that {d}.|
+Please write a Python function that {d}.|I need a Python function that {d}.|
+Implement a function that {d}.|write a python function that {d}|Show me a Python function that {d}.|
+Write a Python function to {b}.|Write a function to {b}.|Write Python code to {b}.|
+How do I {b} in Python?
+""")
+ASK_NAMED = choices("""
+Write a Python function called {f} that {d}.|Write a function {f} that {d}.|
 Write a Python function {f} that {d}.|Implement {f}, a function that {d}.|
-Define a function named {f} that {d}.""".replace("\n", "").split("|")
+Define a function named {f} that {d}.
+""")
 CONSTANT = [
     ("adds {K} to a number", "add_{K}", "return {A} + {K}"),
     ("multiplies a number by {K}", "times_{K}", "return {A} * {K}"),
@@ -293,19 +250,25 @@ def _request(draw: Draw) -> tuple[str, Program]:
     if draw.chance(0.5):
         verb, _, rest = ask.partition(" ")
         bare = f"{verb[:-3]}y" if verb.endswith("ies") else verb[:-1]
-        return draw.one(ASK_FUNCTION).format(d=ask, b=f"{bare} {rest}"), function(draw, recipe, canonical=True)
+        return draw.one(ASK_FUNCTION).format(d=ask, b=f"{bare} {rest}"), function(
+            draw, recipe, canonical=True
+        )
     name = draw.one(recipe.names.split())
     if draw.chance(0.6):
-        name = draw.one(["my_", "do_", "", "f_"]) + (draw.any_word() if draw.chance(0.7) else draw.pseudo_word())
+        name = draw.one(["my_", "do_", "", "f_"]) + (
+            draw.any_word() if draw.chance(0.7) else draw.pseudo_word()
+        )
     if name in KEYWORDS:
         name = f"my_{name}"
     return draw.one(ASK_NAMED).format(d=ask, f=name), function(draw, recipe, name, canonical=True)
 
 
 KEYWORDS = frozenset(
-    "and as assert async await break class continue def del elif else except finally for from global if import in is "
-    "lambda nonlocal not or pass raise return try while with yield items item len list max min print range set "
-    "sorted sum".split()
+    table("""
+and as assert async await break class continue def del elif else except finally for from global if import in
+is lambda nonlocal not or pass raise return try while with yield items item len list max min print range set
+sorted sum
+""")
 )
 
 
@@ -331,7 +294,12 @@ def _short_function(source: str, node: ast.FunctionDef) -> list[str]:
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
         del lines[first.lineno - node.lineno : (first.end_lineno or 0) - node.lineno + 1]
     text = textwrap.dedent("\n".join(line for line in lines if line.strip())) + "\n"
-    good = 3 <= len(text.splitlines()) <= 12 and 40 <= len(text) <= 420 and text.isascii() and text.startswith("def ")
+    good = (
+        3 <= len(text.splitlines()) <= 12
+        and 40 <= len(text) <= 420
+        and text.isascii()
+        and text.startswith("def ")
+    )
     return [text] if good else []
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training import knowledge, memory, programs, text_tasks, word_tasks, words
+from training import file_tasks, knowledge, memory, programs, sums, text_tasks, word_tasks, words
 from training.draw import Draw
 
 Turn = tuple[str, str]
@@ -42,22 +42,24 @@ CHATS: dict[str, tuple[Callable[[Draw], list[Turn]], int]] = {
     "reverse": (word_tasks.reverse, 11),
     "spell": (word_tasks.spell, 9),
     "count": (word_tasks.count, 8),
-    "count_file": (text_tasks.count_file, 3),
-    "add": (text_tasks.add, 14),
-    "minus": (text_tasks.minus, 7),
+    "count_file": (file_tasks.count_file, 3),
+    "add": (sums.add, 14),
+    "minus": (sums.minus, 7),
     "extract": (text_tasks.extract, 13),
     "sentiment": (text_tasks.sentiment, 6),
     "summary": (text_tasks.summary, 7),
-    "lookup": (text_tasks.lookup, 6),
-    "log": (text_tasks.log, 3),
-    "commit": (text_tasks.commit, 3),
+    "lookup": (file_tasks.lookup, 6),
+    "log": (file_tasks.log, 3),
+    "commit": (file_tasks.commit, 3),
     "memory": (memory.memory, 9),
     "memory_name": (memory.memory_name, 3),
 }
 CODES: dict[str, int] = {"fim": 14, "completion": 8, "function": 7}
 JOBS: tuple[str, ...] = (*CHATS, *CODES)
 WEIGHTS: tuple[int, ...] = (*(weight for _, weight in CHATS.values()), *CODES.values())
-CHAINED = frozenset("fact french repeat upper reverse add minus sentiment extract hello unknown count".split())
+CHAINED = frozenset(
+    words.table("fact french repeat upper reverse add minus sentiment extract hello unknown count")
+)
 
 
 def chat_turns(job: str, draw: Draw) -> list[Turn]:

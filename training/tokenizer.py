@@ -1,9 +1,9 @@
 """SentencePiece-style tokenizer with a hand-built vocabulary; encodes exactly as llama.cpp does.
 
-Multi-character tokens are only left-to-right prefixes of "▁word" (lower case), runs of "▁", the tags of file blocks,
-and "user\\n", "model\\n" with the suffixes their merges need. So a name, or a word after a quote or a newline, is spelled in characters, and
-copying, reversing and spelling are compositional. Capitals never enter a longer token: "▁Berlin" as one token
-would make `"city": "Berlin"` a spelling nothing had ever shown.
+Multi-character tokens are only left-to-right prefixes of "▁word" (lower case), runs of "▁", the tags of file
+blocks, and "user\\n", "model\\n" with the suffixes their merges need. So a name, or a word after a quote or
+a newline, is spelled in characters, and copying, reversing and spelling are compositional. Capitals never enter
+a longer token: "▁Berlin" as one token would make `"city": "Berlin"` a spelling nothing had ever shown.
 """
 
 import functools
@@ -17,12 +17,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from training.words import table
+
 SPACE = "\u2581"
-CONTROL = (
-    "<pad> <eos> <bos> <unk> <mask> <start_of_turn> <end_of_turn> <start_of_image> <end_of_image> <image_soft_token> "
-    "<|fim_prefix|> <|fim_suffix|> <|fim_middle|> <|file_separator|>"
-).split()
-CHARACTERS = ["\n", SPACE, *string.ascii_letters, *string.digits, *string.punctuation, *"éèêëàâçôùûîïœ°£€’“”–"]
+CONTROL = table("""
+<pad> <eos> <bos> <unk> <mask> <start_of_turn> <end_of_turn> <start_of_image> <end_of_image>
+<image_soft_token> <|fim_prefix|> <|fim_suffix|> <|fim_middle|> <|file_separator|>
+""")
+CHARACTERS = [
+    "\n",
+    SPACE,
+    *string.ascii_letters,
+    *string.digits,
+    *string.punctuation,
+    *"éèêëàâçôùûîïœ°£€\u2019“”\u2013",
+]
 UNIT = re.compile(f"{SPACE}*[^{SPACE}\n]*\n|{SPACE}*[^{SPACE}\n]+|{SPACE}+")
 
 
@@ -148,7 +157,7 @@ class Tokenizer:
         image_tokens: int = 16,
         images_last: bool = False,
     ) -> Encoded:
-        """Gemma 3's chat format; a reply of None leaves the model's turn open. Images go into the first turn."""
+        """Gemma 3's chat format; a reply of None leaves the model's turn open. Images are in the first."""
         out = Encoded()
         out.add([self.id["<bos>"]])
         for number, (question, reply) in enumerate(turns):
@@ -174,7 +183,12 @@ class Tokenizer:
         out.add([] if last else self.encode(text))
 
     def infill(
-        self, prefix: str, suffix: str, middle: str | None, dropout: float = 0.0, rng: random.Random | None = None
+        self,
+        prefix: str,
+        suffix: str,
+        middle: str | None,
+        dropout: float = 0.0,
+        rng: random.Random | None = None,
     ) -> Encoded:
         """CodeGemma's fill-in-the-middle format, ended by <eos>."""
         out = Encoded()

@@ -107,7 +107,13 @@ def train(options: argparse.Namespace) -> None:
             rate = tokens / (time.time() - started)
             print(f"step {step + 1} loss {np.mean(losses[-50:]):.4f} tokens/s {rate:.0f}", flush=True)
         if step % 500 == 499 or step + 1 == options.steps:
-            save(options.out, text=model.state_dict(), optimizers=optimizers.state(), step=step + 1, config=asdict(config))
+            save(
+                options.out,
+                text=model.state_dict(),
+                optimizers=optimizers.state(),
+                step=step + 1,
+                config=asdict(config),
+            )
 
 
 def main() -> None:

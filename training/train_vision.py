@@ -1,7 +1,7 @@
 """Vision stages: `python -m training.train_vision tower`, then `... joint`. Both are counted in steps.
 
-Tower: throw-away heads on the 16 pooled cells predict shape, colour and character, which gives features at once.
-Joint: every step learns from one batch of picture conversations and one batch of text, so that no text job is lost.
+Tower: throw-away heads on the 16 pooled cells predict shape, colour and character: features within minutes.
+Joint: every step learns from one batch of picture conversations and one of text, so that no text job is lost.
 """
 
 import argparse
@@ -49,13 +49,15 @@ class Pictures:
         return torch.from_numpy(self.pixels[indices].astype(np.float32)) / 127.5 - 1
 
     def pair(self, draw: Draw) -> tuple[int, int]:
-        """Two pictures; lone shapes are often alike in colour or in shape, so that "the same?" is balanced."""
+        """Two pictures; lone shapes are often alike in colour or in shape, to balance "the same?"."""
         if draw.chance(0.35):
             return draw.number(0, len(self.scenes) - 1), draw.number(0, len(self.scenes) - 1)
         first = draw.one(self.lone)
         thing = self.scenes[first].things[0]
         roll = draw.random.random()
-        pool = self.alike[thing.colour] if roll < 0.35 else self.alike[thing.shape] if roll < 0.5 else self.lone
+        pool = (
+            self.alike[thing.colour] if roll < 0.35 else self.alike[thing.shape] if roll < 0.5 else self.lone
+        )
         return first, draw.one(pool)
 
 
@@ -85,7 +87,12 @@ def train_tower(options: argparse.Namespace) -> None:
         head_optimizer.zero_grad()
         if step % 100 == 99:
             rate = (step + 1) * 96 / (time.time() - started)
-            print(f"step {step + 1}", *(f"{loss.item():.4f}" for loss in losses), f"images/s {rate:.0f}", flush=True)
+            print(
+                f"step {step + 1}",
+                *(f"{loss.item():.4f}" for loss in losses),
+                f"images/s {rate:.0f}",
+                flush=True,
+            )
     save(WORK / "tower.pt", vision=tower.state_dict())
 
 
@@ -202,7 +209,10 @@ def train_joint(options: argparse.Namespace) -> None:
         if step % 25 == 24:
             picture, text = np.mean(losses[-25:], axis=0)
             seconds = (time.time() - started) / (step + 1 - done)
-            print(f"step {step + 1} picture {picture:.4f} text {text:.4f} seconds/step {seconds:.2f}", flush=True)
+            print(
+                f"step {step + 1} picture {picture:.4f} text {text:.4f} seconds/step {seconds:.2f}",
+                flush=True,
+            )
         if step % 200 == 199 or step + 1 == options.steps:
             joint.save(options.out, step + 1)
 
@@ -211,10 +221,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=["tower", "joint"])
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--start", type=Path, default=WORK / "text.pt", help="checkpoint that joint training starts from")
+    parser.add_argument(
+        "--start", type=Path, default=WORK / "text.pt", help="checkpoint that joint training starts from"
+    )
     parser.add_argument("--data", type=Path, default=WORK / "text1.npz", help="text for joint training")
     parser.add_argument("--out", type=Path, default=WORK / "joint.pt")
-    parser.add_argument("--rate", type=float, default=0.01, help="learning rate of Muon; AdamW takes 0.15 of it")
+    parser.add_argument(
+        "--rate", type=float, default=0.01, help="learning rate of Muon; AdamW takes 0.15 of it"
+    )
     parser.add_argument("--flat", type=float, default=0.4, help="share of the steps before the rate falls")
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()
