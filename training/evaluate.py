@@ -1,8 +1,9 @@
 """Held-out questions with a check for every reply, for any way to reach the model.
 
-`items(job, count, seed)` yields questions that training never saw: names, numbers, wordings and layouts of
-the held-out side of the split. An item holds messages, code before and after a gap, or pictures; `check(reply)`
-judges the answer. Code is run and compared by what it does. Needs the standard library and Pillow only.
+`items(job, count, seed)` yields questions that training never saw: names, numbers, wordings and
+layouts of the held-out side of the split. An item holds messages, code before and after a gap, or pictures;
+`check(reply)` judges the answer. Code is run and compared by what it does. Needs the standard library and
+Pillow only.
 """
 
 import json

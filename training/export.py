@@ -179,15 +179,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--average", action="store_true", help="the running average of the weights")
     options = parser.parse_args()
     stored = torch.load(options.checkpoint, map_location="cpu")
     config = Config(**stored["config"])
+    ending = "_average" if options.average else ""
     options.folder.mkdir(parents=True, exist_ok=True)
     write_text(
-        options.folder / "starter.gguf", stored["text"], config, Tokenizer.load(WORK / "tokenizer.json")
+        options.folder / "starter.gguf",
+        stored[f"text{ending}"],
+        config,
+        Tokenizer.load(WORK / "tokenizer.json"),
     )
     if "vision" in stored:
-        write_tower(options.folder / "mmproj.gguf", stored["vision"], config)
+        write_tower(options.folder / "mmproj.gguf", stored[f"vision{ending}"], config)
     for path in sorted(options.folder.glob("*.gguf")):
         print(path.name, path.stat().st_size)
 

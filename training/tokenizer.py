@@ -2,8 +2,8 @@
 
 Multi-character tokens are only left-to-right prefixes of "▁word" (lower case), runs of "▁", the tags of file
 blocks, and "user\\n", "model\\n" with the suffixes their merges need. So a name, or a word after a quote or
-a newline, is spelled in characters, and copying, reversing and spelling are compositional. Capitals never enter
-a longer token: "▁Berlin" as one token would make `"city": "Berlin"` a spelling nothing had ever shown.
+a newline, is spelled in characters, and copying, reversing and spelling are compositional. Capitals never
+enter a longer token: "▁Berlin" as one token would make `"city": "Berlin"` a spelling nothing had ever shown.
 """
 
 import functools

@@ -29,7 +29,9 @@ from training.pictures import CHARACTERS, RGB, SHAPES, Scene
 from training.tokenizer import Encoded, Tokenizer
 from training.train_text import TextData, loss_of, save
 
-ONE, TWO = 46, 18  # conversations per batch with one and with two pictures
+ONE, TWO = 44, 16  # conversations per batch with one and with two pictures
+LONGEST = 128  # tokens; longer conversations lose their last turns, because all are padded to the longest
+AVERAGE = 0.01  # share of the newest weights in the running average
 
 
 class Pictures:
@@ -93,7 +95,7 @@ def train_tower(options: argparse.Namespace) -> None:
                 f"images/s {rate:.0f}",
                 flush=True,
             )
-    save(WORK / "tower.pt", vision=tower.state_dict())
+    save(options.out, vision=tower.state_dict())
 
 
 def conversation(draw: Draw, tokenizer: Tokenizer, scenes: list[Scene], config: Config) -> Encoded:
@@ -104,9 +106,14 @@ def conversation(draw: Draw, tokenizer: Tokenizer, scenes: list[Scene], config: 
     if draw.chance(0.08):
         turns.insert(draw.number(1, len(turns)), other_turn(draw))
     system = draw.one(words.SYSTEMS) if draw.chance(0.12) else ""
-    return tokenizer.chat(
-        turns, system, images=len(scenes), image_tokens=config.image_tokens, images_last=draw.chance(0.1)
-    )
+    last = draw.chance(0.1)
+    while True:
+        encoded = tokenizer.chat(
+            turns, system, images=len(scenes), image_tokens=config.image_tokens, images_last=last
+        )
+        if len(encoded.ids) <= LONGEST or len(turns) == 1:
+            return encoded
+        turns.pop()
 
 
 def picture_batch(
@@ -156,6 +163,7 @@ class Joint:
         self.pictures, self.draw = Pictures(), Draw(options.seed)
         self.data = TextData(options.data)
         self.optimizers = Optimizers([self.text, self.vision], muon=options.rate, adam=options.rate * 0.15)
+        self.averages = [weight.detach().clone() for weight in self.optimizers.weights]
         self.see = torch.compile(self._see)
         self.read = torch.compile(self._read, dynamic=True)
 
@@ -180,21 +188,41 @@ class Joint:
     def batches(self, seed: int) -> Iterator[np.ndarray]:
         return self.data.batches(seed, tokens=5120)
 
+    def update_average(self) -> None:
+        """The running average stands in for the rest of the schedule when a run is exported early."""
+        torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.optimizers.weights], AVERAGE)
+
     def save(self, path: Path, step: int) -> None:
+        parts = {"text": self.text, "vision": self.vision}
+        averages = iter(self.averages)
+        averaged = {
+            f"{key}_average": {name: next(averages) for name, _ in part.named_parameters()}
+            for key, part in parts.items()
+        }
+        states = {key: part.state_dict() for key, part in parts.items()}
         save(
-            path, text=self.text.state_dict(), vision=self.vision.state_dict(), config=asdict(self.config),
-            optimizers=self.optimizers.state(), step=step,
-        )  # fmt: skip
+            path,
+            **states,
+            **averaged,
+            config=asdict(self.config),
+            optimizers=self.optimizers.state(),
+            step=step,
+        )
+
+    def restore(self, path: Path) -> int:
+        """Continue a run that was cut off; returns its step."""
+        stored = torch.load(path)
+        self.text.load_state_dict(stored["text"])
+        self.vision.load_state_dict(stored["vision"])
+        self.optimizers.restore(stored["optimizers"])
+        self.averages = [*stored["text_average"].values(), *stored["vision_average"].values()]
+        return stored["step"]
 
 
 def train_joint(options: argparse.Namespace) -> None:
     joint, done = Joint(options), 0
     if options.out.exists():
-        stored = torch.load(options.out)
-        joint.text.load_state_dict(stored["text"])
-        joint.vision.load_state_dict(stored["vision"])
-        joint.optimizers.restore(stored["optimizers"])
-        done = stored["step"]
+        done = joint.restore(options.out)
         joint.draw = Draw(options.seed + done)
     batches = itertools.islice(joint.batches(options.seed), done, None)
     started, losses = time.time(), []
@@ -205,6 +233,7 @@ def train_joint(options: argparse.Namespace) -> None:
             loss.backward()
             pair.append(loss.item())
         joint.optimizers.step(schedule(step, options.steps, flat=options.flat, last=0.01))
+        joint.update_average()
         losses.append(pair)
         if step % 25 == 24:
             picture, text = np.mean(losses[-25:], axis=0)
@@ -225,13 +254,14 @@ def main() -> None:
         "--start", type=Path, default=WORK / "text.pt", help="checkpoint that joint training starts from"
     )
     parser.add_argument("--data", type=Path, default=WORK / "text1.npz", help="text for joint training")
-    parser.add_argument("--out", type=Path, default=WORK / "joint.pt")
+    parser.add_argument("--out", type=Path, help="checkpoint to write; default: by stage")
     parser.add_argument(
         "--rate", type=float, default=0.01, help="learning rate of Muon; AdamW takes 0.15 of it"
     )
     parser.add_argument("--flat", type=float, default=0.4, help="share of the steps before the rate falls")
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()
+    options.out = options.out or WORK / f"{options.stage}.pt"
     torch.set_num_threads(2)
     torch.manual_seed(0)
     train_tower(options) if options.stage == "tower" else train_joint(options)
