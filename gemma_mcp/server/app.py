@@ -26,7 +26,8 @@ __all__ = ["INSTRUCTIONS", "build_server"]
 
 INSTRUCTIONS = """\
 gemma-mcp runs Google's Gemma models on the user's own hardware. Hand it the mechanical part of a job: it costs \
-nothing per token, keeps files private, and saves your context, since every text tool takes `files` and reads them itself.
+nothing per token, keeps files private, and saves your context, since every text tool takes `files` and reads them \
+itself.
 
 - generate_text: summaries, log triage, classification, extraction to JSON (json_schema), rewriting, commit messages.
 - complete_code: what belongs at a cursor in a file, ready to insert.
@@ -37,8 +38,8 @@ Name paths ("src/app.py", "server.log:100-400") rather than pasting contents. Ru
 Say in the prompt what the answer must look like. Check what matters: the models are small.
 
 Every result ends with a line in brackets: model, device, why it ended, tokens, seconds, what was cut. A call gives \
-back what it has after max_seconds (50 by default). If a model is still loading then, call again: loading goes on. If that \
-line says that the starter model answered, it is a toy: tell the user how to get a real one."""
+back what it has after max_seconds (50 by default). If a model is still loading then, call again: loading goes on. If \
+that line says that the starter model answered, it is a toy: tell the user how to get a real one."""
 
 
 def build_server(pool: Engines, settings: Settings, project_root: Path) -> MCPServer:

@@ -54,8 +54,8 @@ MaxSeconds = Annotated[
         gt=0,
         le=86_400,
         allow_inf_nan=False,
-        description="Seconds after which the text so far is given back. The default, 50, is less than the 60 after which "
-        "many clients give up.",
+        description="Seconds after which the text so far is given back. The default, 50, is less than the 60 "
+        "after which many clients give up.",
     ),
 ]
 FileList = Annotated[
@@ -89,8 +89,8 @@ def published_schema(model: type[Arguments]) -> dict[str, Any]:
     """The JSON schema a client sees: no titles, no nulls (leaving an argument out says the same)."""
     schema = model.model_json_schema()
     properties = {name: _published_property(value) for name, value in schema["properties"].items()}
-    required = schema.get("required", [])
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    published: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    return published | ({"required": schema["required"]} if "required" in schema else {})
 
 
 def _published_property(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +199,7 @@ KINDS = {
 def _wanted(model: type[Arguments], name: str, kind: str, context: Mapping[str, Any]) -> str:
     if kind in BOUNDS:
         words, key = BOUNDS[kind]
-        return f"{words} {context[key]:,}"
+        return f"{words} {context[key]:,.15g}"
     if kind == "literal_error":
         return f"one of {context['expected']}"
     if "dict[" in str(model.model_fields[name].annotation):
