@@ -1,5 +1,6 @@
 """Find the user's engine, prove that it is ours, start or replace it where needed."""
 
+import contextlib
 import hmac
 import logging
 from collections.abc import AsyncGenerator, Mapping
@@ -99,7 +100,8 @@ class Connector:
     async def _drain(self, state: EngineState) -> None:
         logger.info("The engine of version %s is replaced", state.version)
         headers = {"authorization": f"Bearer {state.token}"}
-        await self._http.post(f"{state.url}/shutdown", params={"drain": "1"}, headers=headers)
+        with contextlib.suppress(httpx2.TransportError):  # gone by itself
+            await self._http.post(f"{state.url}/shutdown", params={"drain": "1"}, headers=headers)
         await self.gone(state)
 
     async def _start(self) -> EngineState:
