@@ -16,9 +16,9 @@ from functools import partial
 from gemma_mcp.engine.backend import MediaRow, Row, Step, StepResult, TokenRow, Trim
 from gemma_mcp.engine.background import background
 from gemma_mcp.engine.host import AsyncExecutor
-from gemma_mcp.engine.queueing import Intake, Signal, encode
 from gemma_mcp.engine.job import Job
 from gemma_mcp.engine.plan import plan_rows
+from gemma_mcp.engine.queueing import Intake, Signal, encode
 from gemma_mcp.engine.slots import Slot, choose_slot
 from gemma_mcp.errors import GemmaError, OutOfMemoryError, WorkerDiedError
 from gemma_mcp.types import Event, GenerationRequest
