@@ -126,7 +126,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `kept`: for each trimmed slot the positions that could be kept; a sliding-window cache may keep fewer than asked.
     `status`: "done"; "interrupted" by `interrupt`; "no_room" when the KV cache is full. After the last two no row was
-    sampled and `kept` also says, for every slot with a row, up to which position its cache is valid.
+    sampled, and `kept` also says for every slot with a row how many positions its cache holds now, all of them valid.
     `compute_seconds` and `sample_seconds`: time in the runtime and in the samplers.
     """
 
@@ -161,7 +161,10 @@ class Executor(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """*Any thread.* End the running step early if the runtime can; without a running step it does nothing."""
+        """*Any thread.* End the running step early if the runtime can; without a running one, the next step.
+
+        Every step that ends clears it. A step interrupted by mistake costs time only: it is planned again.
+        """
         ...
 
     def open(self, slot: int, options: SlotOptions) -> None:

@@ -1,0 +1,195 @@
+"""One request on its way through the scheduler: its tokens, its place in the cache, the events it sends."""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from gemma_mcp.engine.backend import MediaPiece, Piece, Sampled, SlotOptions
+from gemma_mcp.engine.text import TextAssembler
+from gemma_mcp.errors import GemmaError, RequestError
+from gemma_mcp.types import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Prefill,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+
+__all__ = ["Job", "MediaSpan", "Prompt"]
+
+
+@dataclass(frozen=True)
+class MediaSpan:
+    """Where an image stands in a prompt: its first position, its length in positions, the worker's handle."""
+
+    start: int
+    length: int
+    media: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An encoded prompt, one id per position. An image's positions all hold one negative number, made from its content,
+    so that two prompts share a prefix exactly where their ids agree.
+    """
+
+    ids: tuple[int, ...]
+    spans: tuple[MediaSpan, ...] = ()
+
+    @classmethod
+    def assemble(cls, pieces: Sequence[Piece]) -> "Prompt":
+        """From what a worker's `encode` gave. Raises RequestError for a prompt that is empty or ends in an image."""
+        ids: list[int] = []
+        spans: list[MediaSpan] = []
+        for piece in pieces:
+            if isinstance(piece, MediaPiece):
+                spans.append(MediaSpan(len(ids), piece.positions, piece.media))
+                ids += [-1 - int(piece.digest[:15], 16)] * piece.positions
+            else:
+                ids += piece.ids
+        if not ids or ids[-1] < 0:
+            raise RequestError("The prompt has no text to continue.", "Put some text after the last image.")
+        return cls(tuple(ids), tuple(spans))
+
+
+class Job:
+    """A request that was accepted. `submitted`: when, by the monotonic clock, in seconds."""
+
+    def __init__(self, request: GenerationRequest, prompt: Prompt, context_length: int, submitted: float) -> None:
+        self.request = request
+        self.prompt = prompt
+        self.tokens = list(prompt.ids)
+        room = context_length - len(prompt.ids)
+        self.limit = len(prompt.ids) + min(room, request.max_tokens or request.default_max_tokens or room)
+        self.slot: int | None = None
+        self.position = 0
+        """Tokens that stand in the KV cache."""
+        self.cached_tokens = 0
+        self.trimming = False
+        self.place = 0
+        self.finished = False
+        self.probation = 0
+        """A worker died on this job when it had so many tokens: it runs alone until it has more."""
+        self.strikes = 0
+        self._assembler = TextAssembler(request.stop)
+        self._unsent_tokens = 0
+        self._unsent_logprobs: list[TokenLogprob] = []
+        self._send: MemoryObjectSendStream[Event | GemmaError]
+        self.events: MemoryObjectReceiveStream[Event | GemmaError]
+        # Unbounded, since the scheduler never waits for a reader; max_tokens bounds what can pile up.
+        self._send, self.events = anyio.create_memory_object_stream[Event | GemmaError](math.inf)
+        self._submitted = submitted
+        self._admitted: float | None = None
+        self._first: float | None = None
+        self._decoding: float | None = None
+
+    @property
+    def decoding(self) -> bool:
+        """Whether only its newest token is missing from the KV cache."""
+        return self.position == len(self.tokens) - 1
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - len(self.prompt.ids)
+
+    @property
+    def options(self) -> SlotOptions:
+        """How its slot samples; what it generated already is replayed through the sampler."""
+        history = tuple(self.tokens[len(self.prompt.ids) :])
+        return SlotOptions(
+            sampling=self.request.sampling,
+            grammar=self.request.grammar,
+            logprobs=self.request.logprobs,
+            history=history,
+        )
+
+    def admit(self, slot: int, position: int) -> None:
+        """It has a slot, with so much of its prompt in the cache."""
+        self.slot, self.position = slot, position
+        self._admitted = self._admitted or time.monotonic()
+
+    def lose_cache(self) -> None:
+        """Its slot is gone with the worker; everything is computed again."""
+        self.slot, self.position, self.trimming = None, 0, False
+
+    def next_span(self) -> MediaSpan | None:
+        """The image at its position or after it."""
+        return next((span for span in self.prompt.spans if span.start >= self.position), None)
+
+    def post(self, event: Event) -> None:
+        """Send an event."""
+        self._send_or_forget(event)
+
+    def post_prefill(self) -> None:
+        """Say how much of the prompt is computed."""
+        done = min(self.position, len(self.prompt.ids))
+        self.post(Prefill(done, len(self.prompt.ids), self.cached_tokens))
+
+    def take(self, sampled: Sampled) -> FinishReason | None:
+        """A token was chosen: send its text. Says why the reply is over, if it is."""
+        now = time.monotonic()
+        self._decoding = self._decoding or now
+        if sampled.end:
+            return "stop"
+        self.tokens.append(sampled.token)
+        self._unsent_tokens += 1
+        if sampled.logprob is not None:
+            self._unsent_logprobs.append(sampled.logprob)
+        self._post_text(self._assembler.push(sampled.piece), now)
+        if self._assembler.stopped:
+            return "stop"
+        return "length" if len(self.tokens) >= self.limit else None
+
+    def _post_text(self, text: str, now: float) -> None:
+        if text and self._first is None:
+            self._first = now
+        if text or self._unsent_logprobs:
+            self.post(Delta(text, self._unsent_tokens, tuple(self._unsent_logprobs)))
+            self._unsent_tokens, self._unsent_logprobs = 0, []
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the reply, giving out what was held back."""
+        self._post_text(self._assembler.flush(), time.monotonic())
+        if self._unsent_tokens:
+            self.post(Delta("", self._unsent_tokens))
+        usage = Usage(len(self.prompt.ids), self.completion_tokens, self.cached_tokens)
+        self.post(Finished(reason, usage, self._timings()))
+        self.close()
+
+    def fail(self, error: GemmaError) -> None:
+        """End the reply with an error."""
+        self._send_or_forget(error)
+        self.close()
+
+    def close(self) -> None:
+        """End it without a word; what is sent after this goes nowhere."""
+        self.finished = True
+        self._send.close()
+
+    def _send_or_forget(self, item: Event | GemmaError) -> None:
+        """A reader that left is no error: the scheduler is told by `cancel`."""
+        if not self.finished:
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                self._send.send_nowait(item)
+
+    def _timings(self) -> Timings:
+        now = time.monotonic()
+        admitted = self._admitted or now
+        decoding = self._decoding or now
+        return Timings(
+            queue_seconds=admitted - self._submitted,
+            prefill_seconds=decoding - admitted,
+            decode_seconds=now - decoding,
+            ttft_seconds=(self._first or now) - self._submitted,
+            total_seconds=now - self._submitted,
+        )

@@ -1,0 +1,341 @@
+"""Continuous batching. All state lives here, on the event loop, without threads or locks.
+
+One turn of the loop: *admit* waiting jobs to free slots, *plan* the rows of a step, *execute* it in the worker,
+*commit* what came back. A worker that dies loses only its caches: every job's tokens are known here, so the next worker
+computes them again. Each job of the fatal step then gets steps of its own until it is past that point, so that a job
+which kills workers is found out without its neighbours: it is refused, now and when it comes again.
+"""
+
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+
+from gemma_mcp.engine.backend import MediaRow, Row, Step, StepResult, TokenRow, Trim
+from gemma_mcp.engine.background import background
+from gemma_mcp.engine.host import AsyncExecutor
+from gemma_mcp.engine.queueing import Intake, Signal, encode
+from gemma_mcp.engine.job import Job
+from gemma_mcp.engine.plan import plan_rows
+from gemma_mcp.engine.slots import Slot, choose_slot
+from gemma_mcp.errors import GemmaError, OutOfMemoryError, WorkerDiedError
+from gemma_mcp.types import Event, GenerationRequest
+
+__all__ = ["Scheduler", "SchedulerStats"]
+
+
+@dataclass
+class SchedulerStats:
+    """Counters since the model was opened; `running` and `waiting` are of this moment, seconds are sums."""
+
+    slots: int = 0
+    running: int = 0
+    waiting: int = 0
+    requests: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    restarts: int = 0
+    step_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    sample_seconds: float = 0.0
+
+
+class Scheduler:
+    """Serves requests on one model. `run` does the work; `stream` is the door."""
+
+    def __init__(self, *, queue_limit: int, prefill_chunk: int) -> None:
+        self._counters = SchedulerStats()
+        self._prefill_chunk = prefill_chunk
+        self._running: list[Job] = []
+        self._slots: list[Slot] = []
+        self._trims: dict[int, int] = {}
+        self._clock = itertools.count(1)
+        self._work = Signal()
+        self._executor: AsyncExecutor | None = None
+        self._stepping: frozenset[Job] = frozenset()
+        self._intake = Intake(
+            queue_limit=queue_limit, free_slots=self._free_slots, withdraw=self._interrupt, work=self._work
+        )
+
+    def stream(self, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """The request's events; leaving the block ends it. See queueing.Intake.stream for what it raises."""
+        return self._intake.stream(request)
+
+    @property
+    def stats(self) -> SchedulerStats:
+        """Counters, brought up to date."""
+        self._counters.slots = len(self._slots)
+        self._counters.running = len(self._running)
+        self._counters.waiting = len(self._intake.waiting)
+        self._counters.requests = self._intake.requests
+        return self._counters
+
+    async def wanted(self) -> None:
+        """Return when there is anything to do for a worker."""
+        while not self._intake.wanted:
+            await self._work.next()
+
+    async def run(self, executor: AsyncExecutor) -> None:
+        """Serve with this worker until it dies."""
+        self._slots = [Slot(index) for index in range(executor.info.slots)]
+        self._executor = executor
+        self._intake.open(executor)
+        try:
+            await self._encode_again(executor)
+            while True:
+                await self._turn(executor)
+        except WorkerDiedError:
+            self._forget_worker()
+            self._bury()
+        finally:
+            self._forget_worker()
+
+    def refuse(self, error: GemmaError) -> None:
+        """No worker can be had: everybody who waits for one is told so."""
+        for job in self._running:
+            job.fail(error)
+        self._running.clear()
+        self._intake.refuse(error)
+
+    def _forget_worker(self) -> None:
+        self._executor = None
+        self._intake.suspend()
+
+    def _free_slots(self) -> int:
+        return sum(slot.job is None for slot in self._slots)
+
+    def _interrupt(self, job: Job) -> None:
+        """A running job is over: a step that computes its prompt need not go on."""
+        if job in self._stepping and not job.decoding and self._executor is not None:
+            self._executor.interrupt()
+
+    async def _turn(self, executor: AsyncExecutor) -> None:
+        started = time.perf_counter()
+        self._sweep()
+        await self._admit(executor)
+        step = self._plan(executor)
+        if not step.rows and not step.trims:
+            await self._rest(executor)
+            return
+        self._stepping = frozenset(self._jobs_of(step.rows))
+        try:
+            self._commit(step, await executor.step(step))
+        except WorkerDiedError:
+            raise
+        except GemmaError as error:
+            self._abandon(step, error)
+        self._stepping = frozenset()
+        self._counters.step_seconds += time.perf_counter() - started
+
+    async def _rest(self, executor: AsyncExecutor) -> None:
+        """Until there is work. Raises WorkerDiedError when the worker dies meanwhile."""
+        if any(job.finished for job in self._running):
+            return
+        async with background(partial(self._wake_at_death, executor)):
+            await self._work.next()
+        if not executor.alive:
+            raise WorkerDiedError("The idle worker ended.")
+
+    async def _wake_at_death(self, executor: AsyncExecutor) -> None:
+        await executor.died()
+        self._work.set()
+
+    # --- admit ------------------------------------------------------------------------------------------------
+
+    async def _admit(self, executor: AsyncExecutor) -> None:
+        waiting = self._intake.waiting
+        while waiting and not any(job.probation for job in self._running):
+            placement = choose_slot(self._slots, waiting[0])
+            if placement is None:
+                break
+            job = waiting.popleft()
+            if await self._open(executor, placement.slot, job):
+                self._place(job, placement.slot, placement.keep)
+            else:
+                self._intake.release_media(job)
+            self._intake.report_places()
+
+    async def _open(self, executor: AsyncExecutor, slot: Slot, job: Job) -> bool:
+        """Set the slot's sampler up. False when the job's options are refused, or it was cancelled meanwhile."""
+        try:
+            await executor.open(slot.index, job.options)
+        except WorkerDiedError:
+            self._intake.put_back([job])
+            raise
+        except GemmaError as error:
+            job.fail(error)
+        return not job.finished
+
+    def _place(self, job: Job, slot: Slot, keep: int) -> None:
+        slot.job = job
+        slot.used = next(self._clock)
+        self._running.append(job)
+        job.admit(slot.index, keep)
+        job.trimming = 0 < keep < len(slot.ids)
+        if keep < len(slot.ids):
+            self._trims[slot.index] = keep
+        if not job.trimming:
+            self._settle(job, slot, keep)
+
+    def _settle(self, job: Job, slot: Slot, kept: int) -> None:
+        """It is known how much of the cache serves the job."""
+        job.trimming = False
+        job.position = kept
+        job.cached_tokens = max(job.cached_tokens, min(kept, len(job.prompt.ids)))
+        del slot.ids[kept:]
+        self._counters.cached_tokens += kept
+        job.post_prefill()
+
+    # --- plan -------------------------------------------------------------------------------------------------
+
+    def _plan(self, executor: AsyncExecutor) -> Step:
+        trims = tuple(Trim(slot, keep) for slot, keep in self._trims.items())
+        self._trims.clear()
+        ready = [job for job in self._running if not job.trimming and not job.finished]
+        on_probation = [job for job in ready if job.probation]
+        rows = plan_rows(on_probation or ready, executor.info.step_tokens, self._prefill_chunk)
+        return Step(trims=trims, rows=rows)
+
+    # --- commit -----------------------------------------------------------------------------------------------
+
+    def _commit(self, step: Step, result: StepResult) -> None:
+        self._counters.steps += 1
+        self._counters.compute_seconds += result.compute_seconds
+        self._counters.sample_seconds += result.sample_seconds
+        self._commit_trims(step, result)
+        if result.status == "done":
+            self._commit_rows(step)
+            self._commit_tokens(result)
+        else:
+            self._commit_partly(step, result)
+
+    def _commit_trims(self, step: Step, result: StepResult) -> None:
+        for trim in step.trims:
+            slot = self._slots[trim.slot]
+            if slot.job is None:
+                slot.ids = slot.ids[: result.kept.get(trim.slot, 0)]
+            elif slot.job.trimming:
+                self._settle(slot.job, slot, result.kept.get(trim.slot, 0))
+
+    def _commit_rows(self, step: Step) -> None:
+        for row in step.rows:
+            slot, job = self._slot_and_job(row.slot)
+            count = _row_length(job, row)
+            end = job.position + count
+            slot.ids += job.tokens[job.position : end]
+            job.position = end
+            if end <= len(job.prompt.ids):
+                self._counters.prompt_tokens += count
+                job.post_prefill()
+
+    def _commit_tokens(self, result: StepResult) -> None:
+        for output in result.outputs:
+            _, job = self._slot_and_job(output.slot)
+            for sampled in output.tokens:
+                if job.finished:
+                    break
+                self._counters.completion_tokens += 1
+                reason = job.take(sampled)
+                if reason is not None:
+                    job.finish(reason)
+            if job.probation and len(job.tokens) > job.probation:
+                job.probation = 0
+
+    def _commit_partly(self, step: Step, result: StepResult) -> None:
+        """Nothing was sampled; the worker says how far each slot's cache is valid."""
+        for row in step.rows:
+            slot, job = self._slot_and_job(row.slot)
+            kept = min(result.kept.get(row.slot, 0), job.position + _row_length(job, row))
+            slot.ids = job.tokens[:kept]
+            job.position = kept
+        if result.status == "no_room" and not self._evict_idle():
+            self._fail_youngest()
+
+    def _abandon(self, step: Step, error: GemmaError) -> None:
+        """The pass failed: its jobs end with the error, and nothing is taken for granted about the slots it touched."""
+        for job in self._stepping:
+            job.fail(error)
+        for index in {row.slot for row in step.rows} | {trim.slot for trim in step.trims}:
+            slot = self._slots[index]
+            self._trims[index] = 0
+            if slot.job is not None and slot.job.trimming:
+                self._settle(slot.job, slot, 0)
+            slot.ids = []
+
+    def _evict_idle(self) -> bool:
+        """Drop what unused slots still hold. Says whether that freed anything."""
+        idle = [slot for slot in self._slots if slot.job is None and slot.ids]
+        for slot in idle:
+            slot.ids = []
+            self._trims[slot.index] = 0
+        return bool(idle)
+
+    def _fail_youngest(self) -> None:
+        youngest = self._running[-1]
+        youngest.fail(
+            OutOfMemoryError("The KV cache is full.", "Try again, or raise llamacpp.context in the configuration.")
+        )
+
+    def _sweep(self) -> None:
+        """Jobs that are over leave their slots; what the cache holds of them stays for the next one."""
+        over = [job for job in self._running if job.finished]
+        for job in over:
+            self._running.remove(job)
+            assert job.slot is not None
+            slot = self._slots[job.slot]
+            slot.job = None
+            slot.used = next(self._clock)
+            if job.trimming:  # its slot holds more than is known to be valid
+                slot.ids = []
+                self._trims[slot.index] = 0
+            self._intake.release_media(job)
+
+    # --- a worker's death -------------------------------------------------------------------------------------
+
+    def _bury(self) -> None:
+        """Put every job back in the queue, those of the fatal step first and on probation."""
+        self._counters.restarts += 1
+        suspects = [job for job in (*self._running, *self._intake.waiting) if job in self._stepping]
+        for job in suspects:
+            job.probation = len(job.tokens)
+            job.strikes += 1
+        if len(suspects) == 1 and suspects[0].strikes > 1:
+            self._intake.condemn(suspects[0])
+        back = sorted(self._running, key=lambda job: job not in self._stepping)
+        for job in back:
+            job.lose_cache()
+        self._intake.put_back(back)
+        self._running.clear()
+        self._stepping = frozenset()
+        self._trims.clear()
+
+    async def _encode_again(self, executor: AsyncExecutor) -> None:
+        """Images that an earlier worker prepared died with it."""
+        for job in list(self._intake.waiting):
+            if job.prompt.spans and not job.finished:
+                self._stepping = frozenset((job,))
+                job.prompt = await encode(executor, job.request)
+        self._stepping = frozenset()
+
+    # --- small things -----------------------------------------------------------------------------------------
+
+    def _jobs_of(self, rows: Iterable[Row]) -> Iterable[Job]:
+        jobs = (self._slots[row.slot].job for row in rows)
+        return (job for job in jobs if job is not None)
+
+    def _slot_and_job(self, index: int) -> tuple[Slot, Job]:
+        slot = self._slots[index]
+        assert slot.job is not None
+        return slot, slot.job
+
+
+def _row_length(job: Job, row: Row) -> int:
+    return len(row.tokens) if isinstance(row, TokenRow) else _span_length(job, row)
+
+
+def _span_length(job: Job, row: MediaRow) -> int:
+    return next(span.length for span in job.prompt.spans if span.start == row.position)

@@ -1,0 +1,386 @@
+"""A backend without a runtime: it repeats the last user turn, one byte a token, through the real contract.
+
+It is a true autoregressive executor. What it says follows from the positions that stand in its cache and from nothing
+else, so a scheduler that trims, restores or numbers them wrongly makes it talk nonsense. An image is named by its size.
+
+A user turn that starts with `!` is an order, so that tests can bring about what is rare:
+
+    !repeat N TEXT      say TEXT N times
+    !slow SECONDS TEXT  every step with this turn takes so long, unless it is interrupted
+    !hold FILE TEXT     every step with this turn lasts until FILE exists, or it is interrupted
+    !die TEXT           end the process in the first step that computes this turn
+    !die-at N TEXT      end the process in the step that would choose token N (from 0) of the reply
+    !once FILE ORDER    carry out the `!die...` ORDER only if FILE does not exist yet, and make FILE
+    !fail TEXT          raise an exception in the first step that computes this turn
+    !raw HEX            say these bytes, valid UTF-8 or not
+"""
+
+import hashlib
+import io
+import itertools
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from gemma_mcp.engine.backend import (
+    Executor,
+    LoadOptions,
+    MediaPiece,
+    MediaRow,
+    ModelSpec,
+    Output,
+    Piece,
+    Sampled,
+    SlotOptions,
+    Step,
+    StepResult,
+    TokenPiece,
+    TokenRow,
+)
+from gemma_mcp.errors import InputRefusedError, RequestError, StepFailedError
+from gemma_mcp.types import Control, FimTokens, Media, ModelInfo, Segment, TokenLogprob
+
+__all__ = ["TEMPLATE", "EchoBackend", "EchoExecutor"]
+
+BYTES = 16
+"""Token ids below this are control tokens; a byte is its value plus this."""
+BOS, EOS, START, END, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE = range(1, 8)
+CONTROLS = {
+    "<bos>": BOS,
+    "<eos>": EOS,
+    "<start_of_turn>": START,
+    "<end_of_turn>": END,
+    "<|fim_prefix|>": FIM_PREFIX,
+    "<|fim_suffix|>": FIM_SUFFIX,
+    "<|fim_middle|>": FIM_MIDDLE,
+}
+MEDIA_POSITIONS = 4
+POLL_SECONDS = 0.01
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% set role = 'system' %}"
+    "{% elif m['role'] == 'assistant' %}{% set role = 'model' %}{% else %}{% set role = 'user' %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\n' + m['content'] + '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+Die = Callable[[], object]
+
+
+class EchoBackend:
+    """Loads the format "echo", which has no file. `spec.path` may set options: "window=64 no-fim no-images"."""
+
+    name = "echo"
+    formats = ("echo",)
+
+    def missing(self) -> str | None:
+        """It is always there."""
+        return None
+
+    def devices(self) -> tuple[str, ...]:
+        """The processor that Python runs on."""
+        return ("CPU",)
+
+    def load(self, spec: ModelSpec, options: LoadOptions, progress: Callable[[float], None]) -> Executor:
+        """Nothing can fail."""
+        words = spec.path.split()
+        window = next((int(word.removeprefix("window=")) for word in words if word.startswith("window=")), 0)
+        executor = EchoExecutor(options, window=window, fim="no-fim" not in words, images="no-images" not in words)
+        progress(1.0)
+        return executor
+
+
+@dataclass
+class _Slot:
+    cells: list[int] = field(default_factory=list[int])
+    logprobs: int | None = None
+    oldest: int = 0
+    """Positions below this have left the sliding window's cache."""
+
+
+class EchoExecutor:
+    """See the module. `window` imitates a sliding window: a cache that was longer cannot be cut back beyond it."""
+
+    def __init__(
+        self,
+        options: LoadOptions,
+        *,
+        window: int = 0,
+        fim: bool = True,
+        images: bool = True,
+        die: Die = lambda: os._exit(70),
+    ) -> None:
+        self._info = ModelInfo(
+            architecture="echo",
+            description="repeats what it is told; for tests",
+            runtime="none",
+            device="CPU",
+            vocab_size=BYTES + 256,
+            context_length=options.context_length,
+            slots=options.slots,
+            step_tokens=options.step_tokens,
+            window=window,
+            chat_template=TEMPLATE,
+            bos="<bos>",
+            eos="<eos>",
+            fim=FimTokens("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>") if fim else None,
+            images=images,
+        )
+        self._slots = [_Slot() for _ in range(options.slots)]
+        self._die = die
+        self._media: dict[int, tuple[str, int]] = {}
+        self._names: dict[int, str] = {}
+        self._handles = itertools.count(1)
+        self._interrupted = threading.Event()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What it says of itself."""
+        return self._info
+
+    def encode(self, segments: Sequence[Segment]) -> list[Piece]:
+        """One token a byte; the names of control tokens are single tokens in Control segments only."""
+        pieces: list[Piece] = [TokenPiece((BOS,))]
+        for segment in segments:
+            if isinstance(segment, Media):
+                pieces.append(self._encode_media(segment))
+            elif isinstance(segment, Control):
+                pieces.append(TokenPiece(tuple(_control_ids(segment.text.removeprefix("<bos>")))))
+            else:
+                pieces.append(TokenPiece(tuple(_text_ids(segment.text))))
+        return [piece for piece in pieces if isinstance(piece, MediaPiece) or piece.ids]
+
+    def _encode_media(self, media: Media) -> MediaPiece:
+        if not self._info.images:
+            raise RequestError("This model does not see images.", "Use a model with a projector.")
+        try:
+            with Image.open(io.BytesIO(media.data)) as image:
+                width, height = image.size
+        except (UnidentifiedImageError, OSError) as error:
+            raise InputRefusedError("image", "it cannot be decoded") from error
+        digest = hashlib.sha256(media.data).hexdigest()
+        handle = next(self._handles)
+        cell = -1 - int(digest[:15], 16)
+        self._media[handle] = digest, cell
+        self._names[cell] = f"[image {width}x{height}]"
+        return MediaPiece(handle, digest, MEDIA_POSITIONS)
+
+    def decode(self, tokens: Sequence[int]) -> bytes:
+        """The bytes; control tokens have none."""
+        return bytes(token - BYTES for token in tokens if token >= BYTES)
+
+    def release(self, media: Sequence[int]) -> None:
+        """Forget prepared images."""
+        for handle in media:
+            self._media.pop(handle, None)
+
+    @property
+    def prepared_media(self) -> int:
+        """How many images are held."""
+        return len(self._media)
+
+    def interrupt(self) -> None:
+        """End a slow step."""
+        self._interrupted.set()
+
+    def open(self, slot: int, options: SlotOptions) -> None:
+        """A grammar must at least not be empty; it is not obeyed."""
+        if options.grammar is not None and not options.grammar.text.strip():
+            raise RequestError("The grammar is empty.", "Give one with a root rule.")
+        self._slots[slot].logprobs = options.logprobs
+
+    def step(self, step: Step) -> StepResult:
+        """Trim, compute, sample."""
+        try:
+            return self._step(step)
+        finally:
+            self._interrupted.clear()
+
+    def _step(self, step: Step) -> StepResult:
+        started = time.perf_counter()
+        kept = {trim.slot: self._trim(self._slots[trim.slot], trim.keep) for trim in step.trims}
+        before = {row.slot: len(self._slots[row.slot].cells) for row in step.rows}
+        outputs = tuple(output for row in step.rows if (output := self._compute(row)) is not None)
+        if self._interrupted.is_set():
+            for slot, size in before.items():
+                del self._slots[slot].cells[size:]
+            return StepResult(kept=kept | before, status="interrupted")
+        return StepResult(kept=kept, outputs=outputs, compute_seconds=time.perf_counter() - started)
+
+    def _trim(self, slot: _Slot, keep: int) -> int:
+        if self._info.window and slot.oldest > max(0, keep - self._info.window):
+            keep = 0
+        del slot.cells[keep:]
+        slot.oldest = min(slot.oldest, keep)
+        return keep
+
+    def _compute(self, row: TokenRow | MediaRow) -> Output | None:
+        slot = self._slots[row.slot]
+        if row.position != len(slot.cells):
+            raise StepFailedError(f"Position {row.position} does not follow {len(slot.cells)} cached ones.")
+        if isinstance(row, MediaRow):
+            slot.cells += [self._media[row.media][1]] * MEDIA_POSITIONS
+            return None
+        slot.cells += row.tokens
+        if self._info.window:
+            slot.oldest = max(slot.oldest, len(slot.cells) - 2 * self._info.window)
+        reply = _Reply.of(slot.cells, self._names)
+        self._obey(reply)
+        return Output(row.slot, (_sample(reply, slot.logprobs),)) if row.sample else None
+
+    def _obey(self, reply: "_Reply") -> None:
+        """Delays and accidents that the user turn orders."""
+        order = reply.order
+        if order is None:
+            return
+        until = time.monotonic() + order.seconds
+        while (time.monotonic() < until or order.held()) and not self._interrupted.is_set():
+            self._interrupted.wait(POLL_SECONDS)
+        if order.dies_at is not None and reply.said >= order.dies_at and order.once():
+            self._die()
+        if order.fails:
+            raise StepFailedError("The turn ordered a failure.")
+
+    def close(self) -> None:
+        """Nothing is held."""
+        self._media.clear()
+
+
+@dataclass(frozen=True)
+class _Order:
+    text: bytes
+    seconds: float = 0.0
+    hold: Path | None = None
+    dies_at: int | None = None
+    marker: Path | None = None
+    fails: bool = False
+
+    def held(self) -> bool:
+        return self.hold is not None and not self.hold.exists()
+
+    def once(self) -> bool:
+        if self.marker is None:
+            return True
+        if self.marker.exists():
+            return False
+        self.marker.touch()
+        return True
+
+    @classmethod
+    def parse(cls, turn: bytes) -> "_Order | None":
+        """The order that a complete user turn gives, None for plain words."""
+        words = turn.decode("utf-8", "replace").split(" ")
+        match words:
+            case ["!repeat", count, *rest]:
+                return cls(" ".join(rest).encode() * int(count))
+            case ["!slow", seconds, *rest]:
+                return cls(" ".join(rest).encode(), seconds=float(seconds))
+            case ["!hold", path, *rest]:
+                return cls(" ".join(rest).encode(), hold=Path(path))
+            case ["!die", *rest]:
+                return cls(" ".join(rest).encode(), dies_at=0)
+            case ["!die-at", count, *rest]:
+                return cls(" ".join(rest).encode(), dies_at=int(count))
+            case ["!once", path, *rest] if (inner := cls.parse(" ".join(rest).encode())) is not None:
+                return cls(inner.text, dies_at=inner.dies_at, marker=Path(path))
+            case ["!fail", *rest]:
+                return cls(" ".join(rest).encode(), fails=True)
+            case ["!raw", digits]:
+                return cls(bytes.fromhex(digits))
+            case _:
+                return None
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """What the cached positions call for: the reply's text, and how much of it was said."""
+
+    text: bytes
+    said: int
+    order: _Order | None
+
+    @classmethod
+    def of(cls, cells: Sequence[int], names: dict[int, str]) -> "_Reply":
+        if FIM_MIDDLE in cells:
+            return cls._in_the_middle(cells)
+        turns = _turns(cells, names)
+        said = len(turns[-1][1]) if turns and turns[-1][0] == b"model" else 0
+        asked = next((text for role, text in reversed(turns) if role == b"user"), None)
+        if asked is None:  # a plain prompt: say it again
+            plain = bytes(cell - BYTES for cell in cells if cell >= BYTES)
+            return cls(plain, 0, None) if not turns else cls(b"", said, None)
+        order = _Order.parse(asked)
+        return cls(order.text if order else asked, said, order)
+
+    @classmethod
+    def _in_the_middle(cls, cells: Sequence[int]) -> "_Reply":
+        """Between a prefix and a suffix belong their lengths, as a comment."""
+        prefix, suffix, middle = (cells.index(marker) for marker in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE))
+        text = f"# {suffix - prefix - 1} before, {middle - suffix - 1} after"
+        return cls(text.encode(), len(cells) - middle - 1, None)
+
+
+def _turns(cells: Sequence[int], names: dict[int, str]) -> list[tuple[bytes, bytes]]:
+    """(role, text) of each turn; the last one may be unfinished."""
+    turns: list[tuple[bytes, bytes]] = []
+    for part in _split(cells, START)[1:]:
+        body = _split(part, END)[0]
+        text = b"".join(_cell_texts(body, names))
+        role, _, content = text.partition(b"\n")
+        turns.append((role, content))
+    return turns
+
+
+def _cell_texts(cells: Sequence[int], names: dict[int, str]) -> Iterable[bytes]:
+    for cell, group in itertools.groupby(cells):
+        count = len(list(group))
+        if cell < 0:
+            yield names[cell].encode() * (count // MEDIA_POSITIONS)
+        elif cell >= BYTES:
+            yield bytes([cell - BYTES]) * count
+
+
+def _split(cells: Sequence[int], marker: int) -> list[list[int]]:
+    parts: list[list[int]] = [[]]
+    for cell in cells:
+        if cell == marker:
+            parts.append([])
+        else:
+            parts[-1].append(cell)
+    return parts
+
+
+def _sample(reply: _Reply, logprobs: int | None) -> Sampled:
+    end = reply.said >= len(reply.text)
+    token = EOS if end else reply.text[reply.said] + BYTES
+    piece = b"" if end else bytes([token - BYTES])
+    logprob = None
+    if logprobs is not None:
+        # The other tokens share what the chosen one leaves: one thousandth.
+        chosen = math.log(0.999)
+        logprob = TokenLogprob(token, piece, chosen, ((token, piece, chosen),)[:logprobs])
+    return Sampled(token, piece, end, logprob)
+
+
+def _text_ids(text: str) -> list[int]:
+    return [byte + BYTES for byte in text.encode("utf-8", "replace")]
+
+
+def _control_ids(text: str) -> list[int]:
+    ids: list[int] = []
+    while text:
+        name = next((name for name in CONTROLS if text.startswith(name)), None)
+        if name is not None:
+            ids.append(CONTROLS[name])
+            text = text.removeprefix(name)
+        else:
+            ids += _text_ids(text[0])
+            text = text[1:]
+    return ids

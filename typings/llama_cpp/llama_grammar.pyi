@@ -1,0 +1,3 @@
+"""The JSON schema converter of llama-cpp-python."""
+
+def json_schema_to_gbnf(schema: str, prop_order: list[str] | None = None) -> str: ...
