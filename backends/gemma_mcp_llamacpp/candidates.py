@@ -35,7 +35,7 @@ class Candidates:
         self._array.data, self._array.size = self._start, 1
         self._array.selected, self._array.sorted = -1, False
 
-    def apply(self, sampler: int) -> None:
+    def apply(self, sampler: "llama_cpp.llama_sampler_p") -> None:
         """Let a sampler change, truncate or choose."""
         llama_cpp.llama_sampler_apply(sampler, self._pointer)
 

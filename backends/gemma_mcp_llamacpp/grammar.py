@@ -22,6 +22,9 @@ MAX_GBNF_BYTES = 200_000
 MAX_REPETITIONS = 256
 """Longer repetitions of a schema are left to the validator: the converter writes each one out, nested."""
 
+MAX_NESTING = 300
+"""llama.cpp's parser uses the C stack for nested parentheses; a repeated item of a schema nests one for each time."""
+
 _HINT = "Simplify it: nested objects, arrays, enums and plain types work everywhere."
 _MASKED = float("-inf")
 
@@ -31,6 +34,7 @@ class CompiledGrammar:
 
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar) -> None:
         text = _schema_gbnf(grammar.text) if grammar.kind == "json_schema" else grammar.text
+        _refuse_deep(text)
         data = text.encode("utf-8", "replace")
         if len(data) > MAX_GBNF_BYTES:
             raise RequestError(f"The grammar has {len(data)} bytes, more than {MAX_GBNF_BYTES}.", _HINT)
@@ -38,7 +42,7 @@ class CompiledGrammar:
             raise RequestError("The grammar is empty or contains a NUL character.", "Write it as GBNF.")
         with native_log().errors() as reasons:
             handle = llama_cpp.llama_sampler_init_grammar(vocabulary.handle, data, b"root")
-        if handle is None:
+        if not handle:
             raise RequestError(f"The grammar was refused: {reasons}.", "It must be GBNF with a rule `root`.")
         self.handle = handle
         self._one = (llama_cpp.llama_token_data * 1)()
@@ -64,6 +68,18 @@ class CompiledGrammar:
     def close(self) -> None:
         """Free it."""
         llama_cpp.llama_sampler_free(self.handle)
+
+
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*')
+"""Literals, character classes and comments of GBNF."""
+
+
+def _refuse_deep(gbnf: str) -> None:
+    depth = 0
+    for bracket in re.findall(r"[()]", _QUOTED.sub("", gbnf)):
+        depth += 1 if bracket == "(" else -1
+        if depth > MAX_NESTING:
+            raise RequestError(f"The grammar nests more than {MAX_NESTING} parentheses.", _HINT)
 
 
 def _schema_gbnf(text: str) -> str:

@@ -122,7 +122,7 @@ class Chooser:
                 return token
         raise StepFailedError("The grammar allows no token here that the sampling leaves.", "Remove the logit bias.")
 
-    def _apply(self, logits: NDArray[np.float32], sampler: int) -> int:
+    def _apply(self, logits: NDArray[np.float32], sampler: "llama_cpp.llama_sampler_p") -> int:
         self._candidates.fill(logits)
         self._candidates.apply(sampler)
         return self._candidates.selected
@@ -167,7 +167,7 @@ def _mixed(seed: int, index: int) -> int:
     return _seed(mixed ^ (mixed >> 31))
 
 
-def _chain(samplers: Iterator[int]) -> int:
+def _chain(samplers: Iterator["llama_cpp.llama_sampler_p"]) -> "llama_cpp.llama_sampler_p":
     parameters = llama_cpp.llama_sampler_chain_default_params()
     parameters.no_perf = True
     chain = llama_cpp.llama_sampler_chain_init(parameters)
@@ -176,7 +176,9 @@ def _chain(samplers: Iterator[int]) -> int:
     return chain
 
 
-def _transforms(sampling: Sampling, vocabulary: Vocabulary, context_length: int, seed: int) -> Iterator[int]:
+def _transforms(
+    sampling: Sampling, vocabulary: Vocabulary, context_length: int, seed: int
+) -> Iterator["llama_cpp.llama_sampler_p"]:
     yield from _penalties(sampling, vocabulary, context_length)
     if sampling.temperature == 0:
         return  # greedy: truncations keep the likeliest token
@@ -190,7 +192,9 @@ def _transforms(sampling: Sampling, vocabulary: Vocabulary, context_length: int,
         yield llama_cpp.llama_sampler_init_temp(sampling.temperature)
 
 
-def _penalties(sampling: Sampling, vocabulary: Vocabulary, context_length: int) -> Iterator[int]:
+def _penalties(
+    sampling: Sampling, vocabulary: Vocabulary, context_length: int
+) -> Iterator["llama_cpp.llama_sampler_p"]:
     if sampling.logit_bias:
         biases = [llama_cpp.llama_logit_bias(token, bias) for token, bias in sampling.logit_bias]
         array = (llama_cpp.llama_logit_bias * len(biases))(*biases)
@@ -216,7 +220,7 @@ def _penalties(sampling: Sampling, vocabulary: Vocabulary, context_length: int) 
         )
 
 
-def _truncations(sampling: Sampling, vocab_size: int, seed: int) -> Iterator[int]:
+def _truncations(sampling: Sampling, vocab_size: int, seed: int) -> Iterator["llama_cpp.llama_sampler_p"]:
     if 0 < sampling.top_k < vocab_size:
         yield llama_cpp.llama_sampler_init_top_k(sampling.top_k)
     if sampling.typical_p < 1:
@@ -229,7 +233,7 @@ def _truncations(sampling: Sampling, vocab_size: int, seed: int) -> Iterator[int
         yield llama_cpp.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, 1, seed)
 
 
-def _last(sampling: Sampling, vocab_size: int, seed: int) -> int:
+def _last(sampling: Sampling, vocab_size: int, seed: int) -> "llama_cpp.llama_sampler_p":
     if sampling.temperature == 0:
         return llama_cpp.llama_sampler_init_greedy()
     if sampling.mirostat == 1:

@@ -62,9 +62,9 @@ class Prompt:
 
 
 class Job:
-    """A request that was accepted. Only the scheduler changes it."""
+    """A request that was accepted. `submitted`: when, by the monotonic clock, in seconds."""
 
-    def __init__(self, request: GenerationRequest, prompt: Prompt, context_length: int) -> None:
+    def __init__(self, request: GenerationRequest, prompt: Prompt, context_length: int, submitted: float) -> None:
         self.request = request
         self.prompt = prompt
         self.tokens = list(prompt.ids)
@@ -87,7 +87,7 @@ class Job:
         self.events: MemoryObjectReceiveStream[Event | GemmaError]
         # Unbounded, since the scheduler never waits for a reader; max_tokens bounds what can pile up.
         self._send, self.events = anyio.create_memory_object_stream[Event | GemmaError](math.inf)
-        self._submitted = time.monotonic()
+        self._submitted = submitted
         self._admitted: float | None = None
         self._first: float | None = None
         self._decoding: float | None = None
