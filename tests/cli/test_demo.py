@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,15 @@ def left_over(folder: Path) -> list[str]:
     return [*processes, *map(str, folder.glob("gemma-mcp-demo-*"))]
 
 
+def shown_in_readme() -> set[str]:
+    """The calls and answers of the transcript. (docs/write_transcript.py makes it anew.)"""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    transcript = readme.partition("<!-- transcript -->")[2].partition("<!-- /transcript -->")[0]
+    lines = {line for line in transcript.splitlines() if re.match(r"\d+\. |   > ", line)}
+    assert len(lines) >= 16
+    return lines
+
+
 def test_all_four_tools_answer_rightly_beside_an_engine_of_the_users_own(
     gemma_mcp: Run, own_engine: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -39,6 +49,7 @@ def test_all_four_tools_answer_rightly_beside_an_engine_of_the_users_own(
     assert "8 of 8 answers are right." in done.stdout
     assert "claude mcp add gemma -- " in done.stdout
     assert engine_pid(gemma_mcp) == before
+    assert shown_in_readme() <= set(done.stdout.splitlines())
     assert left_over(tmp_path) == []
 
 
