@@ -185,9 +185,11 @@ class Scheduler:
         """It is known how much of the cache serves the job."""
         job.trimming = False
         job.position = kept
-        job.cached_tokens = max(job.cached_tokens, min(kept, len(job.prompt.ids)))
         del slot.ids[kept:]
-        self._counters.cached_tokens += kept
+        if not job.settled:  # what it computed itself was not cached
+            job.settled = True
+            job.cached_tokens = max(job.cached_tokens, min(kept, len(job.prompt.ids)))
+            self._counters.cached_tokens += kept
         job.post_prefill()
 
     # --- plan -------------------------------------------------------------------------------------------------
@@ -252,6 +254,9 @@ class Scheduler:
             kept = min(result.kept.get(row.slot, 0), job.position + _row_length(job, row))
             slot.ids = job.tokens[:kept]
             job.position = kept
+            if kept == len(job.tokens):  # nothing is left to compute, but its last token has to be sampled from
+                job.trimming = True
+                self._trims[slot.index] = kept - 1
         if result.status == "no_room" and not self._evict_idle():
             self._fail_youngest()
 
