@@ -75,6 +75,8 @@ class Job:
         """Tokens that stand in the KV cache."""
         self.cached_tokens = 0
         self.trimming = False
+        self.prepared_by: object = None
+        """The worker that holds its images."""
         self.settled = False
         """Whether it is known how much of its prompt was cached already."""
         self.place = 0
