@@ -40,12 +40,16 @@ def check_pattern(pattern: str) -> int:
 
 
 class _Walk:
-    """Goes through a pattern piece by piece; `atom` says whether something stands there that can repeat."""
+    """Goes through a pattern piece by piece.
+
+    `atom` says whether something stands just before that can repeat, `filled` whether the alternative has anything.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
         self.atom = False
+        self.filled = False
         self.depth = 0
         self.repeats = 0
 
@@ -77,14 +81,14 @@ class _Walk:
         if char == '"':
             raise PatternError("it holds a quotation mark, which ends a JSON string")
         self.at += 1
-        self.atom = True
+        self.atom = self.filled = True
 
     def escape(self) -> None:
         char = self.text[self.at + 1 : self.at + 2]
         if char not in PLAIN_ESCAPES or not char:
             raise PatternError(f"\\{char} is not understood in it; write a class, such as [0-9] or [.]")
         self.at += 2
-        self.atom = True
+        self.atom = self.filled = True
 
     def group(self) -> None:
         self.depth += 1
@@ -93,14 +97,14 @@ class _Walk:
         if self.depth > MAX_GROUPS:
             raise PatternError(f"its groups are nested more than {MAX_GROUPS} deep")
         self.at += 1
-        self.atom = False
+        self.atom = self.filled = False
 
     def bar(self, char: str) -> None:
-        if not self.atom:
+        if not self.filled:
             raise PatternError("it has an empty alternative")
         self.depth -= char == ")"
         self.at += 1
-        self.atom = char == ")"
+        self.atom = self.filled = char == ")"
         if char == "|" and self.text[self.at : self.at + 1] in ("", "|", ")"):
             raise PatternError("it has an empty alternative")
 
@@ -114,7 +118,7 @@ class _Walk:
         if not body.removeprefix("^") or any(ord(char) < 32 or char in '["' for char in body):
             raise PatternError("a class in it is empty or holds [, a quotation mark or a control character")
         self.at = end + 1
-        self.atom = True
+        self.atom = self.filled = True
 
     def repeat(self, char: str) -> None:
         if not self.atom:

@@ -28,8 +28,23 @@ MAX_REPEATS = 4000
 """Sum of all repetitions of a schema, each of which is a piece of the grammar."""
 
 REFUSED = frozenset(
-    "not if then else contains patternProperties propertyNames dependentSchemas unevaluatedItems unevaluatedProperties "
-    "$dynamicRef $dynamicAnchor $anchor $id $schema".split()
+    [
+        "not",
+        "if",
+        "then",
+        "else",
+        "contains",
+        "patternProperties",
+        "propertyNames",
+        "dependentSchemas",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+        "$dynamicRef",
+        "$dynamicAnchor",
+        "$anchor",
+        "$id",
+        "$schema",
+    ]
 )
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 TABLES = ("properties", "$defs", "definitions")
@@ -49,8 +64,29 @@ SAYS_WHAT = (
 )
 DEFINITION = re.compile(r"[A-Za-z0-9-]+")
 RESERVED = frozenset(
-    "root space dot object array value string number integer boolean null char integral-part decimal-part uuid date "
-    "time date-time date-string time-string date-time-string".split()
+    [
+        "root",
+        "space",
+        "dot",
+        "object",
+        "array",
+        "value",
+        "string",
+        "number",
+        "integer",
+        "boolean",
+        "null",
+        "char",
+        "integral-part",
+        "decimal-part",
+        "uuid",
+        "date",
+        "time",
+        "date-time",
+        "date-string",
+        "time-string",
+        "date-time-string",
+    ]
 )
 """Names that the grammar's own rules have."""
 
@@ -187,9 +223,8 @@ def _check_part(where: str, part: Node) -> int:
     for keyword in part:
         if keyword in REFUSED:
             raise _refusal(where, f"the keyword {keyword!r} cannot be used here")
-    if part and not any(key in part for key in SAYS_WHAT) and part.get("format") not in FORMATS:
-        if part.get("additionalProperties", True) is True:
-            raise _refusal(where, "it does not say what the value is", 'Add a "type".')
+    if part and not _says_what(part):
+        raise _refusal(where, "it does not say what the value is", 'Add a "type".')
     if part.get("items") in ({}, True) or (part.get("items") is False and "prefixItems" not in part):
         raise _refusal(where, "'items' does not say what the items are", "Leave it out for any items.")
     choices = part.get("enum")
@@ -205,11 +240,16 @@ def _check_part(where: str, part: Node) -> int:
     )
 
 
+def _says_what(part: Node) -> bool:
+    closed = part.get("additionalProperties", True) is not True
+    return closed or any(key in part for key in SAYS_WHAT) or part.get("format") in FORMATS
+
+
 def _check_all_of(where: str, part: Node) -> int:
     """`allOf` can join the properties of objects, and nothing else."""
     if "allOf" not in part:
         return 0
-    beside = set(part) & {"properties", "additionalProperties", "items", "prefixItems", "pattern", "type"} - {"type"}
+    beside = set(part) & {"properties", "additionalProperties", "items", "prefixItems", "pattern"}
     members = cast("list[Node]", part["allOf"])
     if beside or part.get("type", "object") != "object":
         raise _refusal(where, "'allOf' stands beside keywords that it cannot be joined with", "Join them by hand.")
@@ -240,7 +280,7 @@ def _pattern(where: str, part: Node) -> int:
 
 
 def _check_references(root: Node, parts: Mapping[str, Node]) -> None:
-    """References must lead to a part of this schema, by a name that a grammar's rule can have, and not round and round."""
+    """References must lead to a part of this schema, by a name that a grammar's rule can have, and not in a circle."""
     targets: dict[str, str] = {}
     for holder in _dictionaries(root):
         if "$ref" not in holder:
@@ -288,9 +328,10 @@ def _same_place(where: str, parts: Mapping[str, Node]) -> Iterator[str]:
 
 
 def _dictionaries(value: object) -> Iterator[Node]:
+    children = _children(value)
     if isinstance(value, dict):
         yield cast("Node", value)
-    for child in _children(value):
+    for child in children:
         yield from _dictionaries(child)
 
 

@@ -29,7 +29,7 @@ LOCK_SECONDS = 5.0
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Run the engine until it is told to end or has been idle for long. The exit code: 0, or 1 when it did not start."""
+    """Run the engine until it is told to end or has been idle for long. Returns 1 when it did not start, else 0."""
     try:
         places = Places.find(environ)
         run_engine(load_settings(environ, places=places).settings, places)
