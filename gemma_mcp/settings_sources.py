@@ -275,7 +275,13 @@ def _unknown(key: str, origin: Origin, known: list[str]) -> ConfigError:
 
 
 def _bad_value(key: str, value: object, origin: Origin) -> ConfigError:
-    return ConfigError(str(origin), key, f"this must be {_expectation(key)}, not {_shown(value)}")
+    wanted = "valid Unicode" if isinstance(value, str) and _has_surrogates(value) else _expectation(key)
+    return ConfigError(str(origin), key, f"this must be {wanted}, not {_shown(value)}")
+
+
+def _has_surrogates(text: str) -> bool:
+    """Python's stand-ins for bytes of the environment that are not UTF-8; no JSON can carry them."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _bad_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigError:

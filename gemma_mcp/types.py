@@ -15,6 +15,7 @@ __all__ = [
     "Grammar",
     "Media",
     "ModelInfo",
+    "ModelSpec",
     "Prefill",
     "Queued",
     "Sampling",
@@ -78,6 +79,17 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     dynatemp_exponent: float = 1.0
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files make up a model. `notice` is said with every result of it; `sampling` holds its own defaults."""
+
+    name: str
+    format: str
+    path: str
+    projector: str | None = None
+    notice: str = ""
+    sampling: Sampling = Sampling()
 
 
 class Grammar(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ about it. `instruct_messages` asks it not to; `only_the_insertion` takes out wha
 """
 
 import re
+from itertools import islice
 
 from gemma_mcp.chat.messages import Message
 from gemma_mcp.types import Text
@@ -95,7 +96,7 @@ def _without_lines_before(text: str, before: str) -> str:
 
 def _lines_repeated(lines: list[str], start: int, known: list[str]) -> int:
     """The number of the line after the longest repetition of the end of `known`, 0 when nothing is repeated."""
-    filled = [number for number in range(start, len(lines)) if lines[number].strip()][:REPEATED_LINES]
+    filled = list(islice((n for n in range(start, len(lines)) if lines[n].strip()), REPEATED_LINES))
     said = [lines[number].strip() for number in filled]
     for count in range(min(len(known), len(said)), 0, -1):
         if known[-count:] == said[:count] and any(WORD.search(line) for line in said[:count]):

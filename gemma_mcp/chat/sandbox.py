@@ -125,11 +125,17 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             raise SecurityError("it computes with huge numbers")
         return super().call_binop(context, operator, left, right)
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+    def getattr(self, obj: Any, attribute: str) -> Any:
         """Jinja's rules, without the string methods that pad or format."""
-        if isinstance(obj, str) and attr in DENIED_METHODS:
-            return False
-        return super().is_safe_attribute(obj, attr, value)
+        if isinstance(obj, str) and attribute in DENIED_METHODS:
+            return self.unsafe_undefined(obj, attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """The same for `text["name"]`, which falls back to attributes."""
+        if isinstance(obj, str) and isinstance(argument, str):
+            return self.getattr(obj, argument)
+        return super().getitem(obj, argument)
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Calls, with `str.replace` bounded."""

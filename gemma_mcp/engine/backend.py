@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from gemma_mcp.types import Grammar, ModelInfo, Sampling, Segment, TokenLogprob
+from gemma_mcp.types import Grammar, ModelInfo, ModelSpec, Sampling, Segment, TokenLogprob
 
 __all__ = [
     "Backend",
@@ -29,17 +29,6 @@ __all__ = [
     "TokenRow",
     "Trim",
 ]
-
-
-class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Which files make up a model. `notice` is said with every result of it; `sampling` holds its own defaults."""
-
-    name: str
-    format: str
-    path: str
-    projector: str | None = None
-    notice: str = ""
-    sampling: Sampling = Sampling()
 
 
 class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):

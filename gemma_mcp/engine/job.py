@@ -62,9 +62,9 @@ class Prompt:
 
 
 class Job:
-    """A request that was accepted. Only the scheduler changes it."""
+    """A request that was accepted. `submitted`: when, by the monotonic clock, in seconds."""
 
-    def __init__(self, request: GenerationRequest, prompt: Prompt, context_length: int) -> None:
+    def __init__(self, request: GenerationRequest, prompt: Prompt, context_length: int, submitted: float) -> None:
         self.request = request
         self.prompt = prompt
         self.tokens = list(prompt.ids)
@@ -75,6 +75,10 @@ class Job:
         """Tokens that stand in the KV cache."""
         self.cached_tokens = 0
         self.trimming = False
+        self.prepared_by: object = None
+        """The worker that holds its images."""
+        self.settled = False
+        """Whether it is known how much of its prompt was cached already."""
         self.place = 0
         self.finished = False
         self.probation = 0
@@ -87,7 +91,7 @@ class Job:
         self.events: MemoryObjectReceiveStream[Event | GemmaError]
         # Unbounded, since the scheduler never waits for a reader; max_tokens bounds what can pile up.
         self._send, self.events = anyio.create_memory_object_stream[Event | GemmaError](math.inf)
-        self._submitted = time.monotonic()
+        self._submitted = submitted
         self._admitted: float | None = None
         self._first: float | None = None
         self._decoding: float | None = None
@@ -120,7 +124,7 @@ class Job:
 
     def lose_cache(self) -> None:
         """Its slot is gone with the worker; everything is computed again."""
-        self.slot, self.position, self.trimming = None, 0, False
+        self.slot, self.position, self.trimming, self.settled = None, 0, False, False
 
     def next_span(self) -> MediaSpan | None:
         """The image at its position or after it."""

@@ -6,39 +6,24 @@ computes them again. Each job of the fatal step then gets steps of its own until
 which kills workers is found out without its neighbours: it is refused, now and when it comes again.
 """
 
-import asyncio
-import hashlib
 import itertools
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-
-import anyio
-import msgspec
 
 from gemma_mcp.engine.backend import MediaRow, Row, Step, StepResult, TokenRow, Trim
 from gemma_mcp.engine.background import background
 from gemma_mcp.engine.host import AsyncExecutor
-from gemma_mcp.engine.job import Job, Prompt
+from gemma_mcp.engine.job import Job
 from gemma_mcp.engine.plan import plan_rows
-from gemma_mcp.engine.slots import Slot, choose_slot
-from gemma_mcp.errors import (
-    ContextOverflowError,
-    DeadlineError,
-    GemmaError,
-    OutOfMemoryError,
-    QueueFullError,
-    WorkerDiedError,
-)
-from gemma_mcp.types import Event, GenerationRequest, Media, Queued
+from gemma_mcp.engine.queueing import Intake, Signal, encode
+from gemma_mcp.engine.slots import Slot, choose_slot, whole_images
+from gemma_mcp.errors import GemmaError, OutOfMemoryError, WorkerDiedError
+from gemma_mcp.types import Event, GenerationRequest
 
 __all__ = ["Scheduler", "SchedulerStats"]
-
-ENCODE_ATTEMPTS = 2
-"""A prompt whose encoding a worker did not survive is tried once more: it may have been somebody else's fault."""
 
 
 @dataclass
@@ -59,174 +44,74 @@ class SchedulerStats:
     sample_seconds: float = 0.0
 
 
-class _Change:
-    """A worker came, or cannot be had."""
-
-    def __init__(self) -> None:
-        self.happened = anyio.Event()
-        self.error: GemmaError | None = None
-
-
 class Scheduler:
     """Serves requests on one model. `run` does the work; `stream` is the door."""
 
     def __init__(self, *, queue_limit: int, prefill_chunk: int) -> None:
-        self.stats = SchedulerStats()
-        self._queue_limit = queue_limit
+        self._counters = SchedulerStats()
         self._prefill_chunk = prefill_chunk
-        self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._slots: list[Slot] = []
         self._trims: dict[int, int] = {}
-        self._arriving = 0
         self._clock = itertools.count(1)
-        self._work = anyio.Event()
+        self._work = Signal()
         self._executor: AsyncExecutor | None = None
-        self._change = _Change()
         self._stepping: frozenset[Job] = frozenset()
-        self._condemned: set[bytes] = set()
+        self._intake = Intake(
+            queue_limit=queue_limit, free_slots=self._free_slots, withdraw=self._interrupt, work=self._work
+        )
 
-    # --- the door ---------------------------------------------------------------------------------------------
+    def stream(self, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """The request's events; leaving the block ends it. See queueing.Intake.stream for what it raises."""
+        return self._intake.stream(request)
 
-    @asynccontextmanager
-    async def stream(self, request: GenerationRequest) -> AsyncGenerator[AsyncIterator[Event]]:
-        """The request's events; leaving the block ends it.
-
-        Raises QueueFullError, ContextOverflowError or RequestError on entering; DeadlineError, when time is up before
-        there is any text, and the worker's errors while iterating.
-        """
-        self._check_room(request)
-        job = await self._accept_in_time(request)
-        timer = self._start_timer(job)
-        try:
-            yield self._events(job)
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._cancel(job)
-            job.events.close()
-
-    def _check_room(self, request: GenerationRequest) -> None:
-        if self._condemned and _digest(request) in self._condemned:
-            raise _verdict()
-        free = sum(slot.job is None for slot in self._slots)
-        if len(self._waiting) + self._arriving >= self._queue_limit + free:
-            raise QueueFullError(self._queue_limit)
-
-    async def _accept_in_time(self, request: GenerationRequest) -> Job:
-        self._arriving += 1
-        self._work.set()
-        try:
-            with anyio.move_on_after(request.deadline_seconds):
-                return await self._accept(request)
-        finally:
-            self._arriving -= 1
-        raise DeadlineError("Time was up while the model was being prepared.", "Try again: it goes on loading.")
-
-    async def _accept(self, request: GenerationRequest) -> Job:
-        executor, prompt = await self._encode(request)
-        context_length = executor.info.context_length
-        wanted = request.max_tokens or 1
-        if len(prompt.ids) + wanted > context_length:
-            executor.release([span.media for span in prompt.spans])
-            raise ContextOverflowError(len(prompt.ids), wanted, context_length)
-        job = Job(request, prompt, context_length)
-        self.stats.requests += 1
-        self._waiting.append(job)
-        self._report_places()
-        self._work.set()
-        return job
-
-    async def _encode(self, request: GenerationRequest) -> tuple[AsyncExecutor, Prompt]:
-        for attempt in itertools.count(1):
-            executor = await self._current_executor()
-            try:
-                # Images stay prepared in the worker until they are released, so their handles must not get lost.
-                with anyio.CancelScope(shield=any(isinstance(s, Media) for s in request.segments)):
-                    return executor, Prompt.assemble(await executor.encode(request.segments))
-            except WorkerDiedError:
-                if attempt == ENCODE_ATTEMPTS:
-                    self._condemned.add(_digest(request))
-                    raise _verdict() from None
-        raise AssertionError  # pragma: no cover - count() does not end
-
-    async def _current_executor(self) -> AsyncExecutor:
-        while self._executor is None:
-            change = self._change
-            await change.happened.wait()
-            if change.error is not None:
-                raise change.error
-        return self._executor
-
-    async def _events(self, job: Job) -> AsyncIterator[Event]:
-        async for event in job.events:
-            if isinstance(event, GemmaError):
-                raise event
-            yield event
-
-    def _start_timer(self, job: Job) -> asyncio.TimerHandle | None:
-        seconds = job.request.deadline_seconds
-        if seconds is None:
-            return None
-        return asyncio.get_running_loop().call_later(seconds, self._expire, job)
-
-    def _expire(self, job: Job) -> None:
-        if job.finished:
-            return
-        if job.completion_tokens:
-            job.finish("deadline")
-        else:
-            job.fail(_too_late(job))
-        self._withdraw(job)
-
-    def _cancel(self, job: Job) -> None:
-        if not job.finished:
-            job.close()
-            self._withdraw(job)
-
-    def _withdraw(self, job: Job) -> None:
-        """A finished job leaves the queue at once, a slot when the step that computes it is over."""
-        if job in self._waiting:
-            self._waiting.remove(job)
-            self._release_media(job)
-            self._report_places()
-            self._count()
-        elif job in self._stepping and not job.decoding and self._executor is not None:
-            self._executor.interrupt()
-        self._work.set()
-
-    # --- the loop ---------------------------------------------------------------------------------------------
+    @property
+    def stats(self) -> SchedulerStats:
+        """Counters, brought up to date."""
+        self._counters.slots = len(self._slots)
+        self._counters.running = len(self._running)
+        self._counters.waiting = len(self._intake.waiting)
+        self._counters.requests = self._intake.requests
+        return self._counters
 
     async def wanted(self) -> None:
         """Return when there is anything to do for a worker."""
-        while not (self._waiting or self._running or self._arriving):
-            self._work = anyio.Event()
-            await self._work.wait()
+        while not self._intake.wanted:
+            await self._work.next()
 
     async def run(self, executor: AsyncExecutor) -> None:
         """Serve with this worker until it dies."""
         self._slots = [Slot(index) for index in range(executor.info.slots)]
-        self.stats.slots = len(self._slots)
         self._executor = executor
-        self._announce()
+        self._intake.open(executor)
         try:
             await self._encode_again(executor)
             while True:
                 await self._turn(executor)
         except WorkerDiedError:
-            self._executor = None
+            self._forget_worker()
             self._bury()
         finally:
-            self._executor = None
+            self._forget_worker()
 
     def refuse(self, error: GemmaError) -> None:
         """No worker can be had: everybody who waits for one is told so."""
-        for job in (*self._running, *self._waiting):
+        for job in self._running:
             job.fail(error)
         self._running.clear()
-        self._waiting.clear()
-        self._count()
-        self._announce(error)
+        self._intake.refuse(error)
+
+    def _forget_worker(self) -> None:
+        self._executor = None
+        self._intake.suspend()
+
+    def _free_slots(self) -> int:
+        return sum(slot.job is None for slot in self._slots)
+
+    def _interrupt(self, job: Job) -> None:
+        """A running job is over: a step that computes its prompt need not go on."""
+        if job in self._stepping and not job.decoding and self._executor is not None:
+            self._executor.interrupt()
 
     async def _turn(self, executor: AsyncExecutor) -> None:
         started = time.perf_counter()
@@ -244,15 +129,14 @@ class Scheduler:
         except GemmaError as error:
             self._abandon(step, error)
         self._stepping = frozenset()
-        self.stats.step_seconds += time.perf_counter() - started
+        self._counters.step_seconds += time.perf_counter() - started
 
     async def _rest(self, executor: AsyncExecutor) -> None:
         """Until there is work. Raises WorkerDiedError when the worker dies meanwhile."""
         if any(job.finished for job in self._running):
             return
-        self._work = anyio.Event()
         async with background(partial(self._wake_at_death, executor)):
-            await self._work.wait()
+            await self._work.next()
         if not executor.alive:
             raise WorkerDiedError("The idle worker ended.")
 
@@ -263,27 +147,24 @@ class Scheduler:
     # --- admit ------------------------------------------------------------------------------------------------
 
     async def _admit(self, executor: AsyncExecutor) -> None:
-        admitted = False
-        while self._waiting and not any(job.probation for job in self._running):
-            placement = choose_slot(self._slots, self._waiting[0])
+        waiting = self._intake.waiting
+        while waiting and not any(job.probation for job in self._running):
+            placement = choose_slot(self._slots, waiting[0])
             if placement is None:
                 break
-            admitted = True
-            job = self._waiting.popleft()
+            job = waiting.popleft()
             if await self._open(executor, placement.slot, job):
                 self._place(job, placement.slot, placement.keep)
             else:
-                self._release_media(job)
-        if admitted:
-            self._report_places()
-            self._count()
+                self._intake.release_media(job)
+            self._intake.report_places()
 
     async def _open(self, executor: AsyncExecutor, slot: Slot, job: Job) -> bool:
         """Set the slot's sampler up. False when the job's options are refused, or it was cancelled meanwhile."""
         try:
             await executor.open(slot.index, job.options)
         except WorkerDiedError:
-            self._waiting.appendleft(job)
+            self._intake.put_back([job])
             raise
         except GemmaError as error:
             job.fail(error)
@@ -302,12 +183,26 @@ class Scheduler:
 
     def _settle(self, job: Job, slot: Slot, kept: int) -> None:
         """It is known how much of the cache serves the job."""
+        if not self._fits(job, slot, kept):
+            return
         job.trimming = False
-        job.position = kept
-        job.cached_tokens = max(job.cached_tokens, min(kept, len(job.prompt.ids)))
-        del slot.ids[kept:]
-        self.stats.cached_tokens += kept
+        if not job.settled:  # what it computed itself was not cached
+            job.settled = True
+            job.cached_tokens = max(job.cached_tokens, min(kept, len(job.prompt.ids)))
+            self._counters.cached_tokens += kept
         job.post_prefill()
+
+    def _fits(self, job: Job, slot: Slot, kept: int) -> bool:
+        """Whether the job can go on behind so many cached positions; if not, they are trimmed until it can.
+
+        It needs whole images, and one token to compute, for what it samples next.
+        """
+        job.position = min(whole_images(job.prompt, kept), len(job.tokens) - 1)
+        slot.ids = job.tokens[:kept]
+        if job.position < kept:
+            job.trimming = True
+            self._trims[slot.index] = job.position
+        return job.position == kept
 
     # --- plan -------------------------------------------------------------------------------------------------
 
@@ -322,9 +217,9 @@ class Scheduler:
     # --- commit -----------------------------------------------------------------------------------------------
 
     def _commit(self, step: Step, result: StepResult) -> None:
-        self.stats.steps += 1
-        self.stats.compute_seconds += result.compute_seconds
-        self.stats.sample_seconds += result.sample_seconds
+        self._counters.steps += 1
+        self._counters.compute_seconds += result.compute_seconds
+        self._counters.sample_seconds += result.sample_seconds
         self._commit_trims(step, result)
         if result.status == "done":
             self._commit_rows(step)
@@ -348,7 +243,7 @@ class Scheduler:
             slot.ids += job.tokens[job.position : end]
             job.position = end
             if end <= len(job.prompt.ids):
-                self.stats.prompt_tokens += count
+                self._counters.prompt_tokens += count
                 job.post_prefill()
 
     def _commit_tokens(self, result: StepResult) -> None:
@@ -357,7 +252,7 @@ class Scheduler:
             for sampled in output.tokens:
                 if job.finished:
                     break
-                self.stats.completion_tokens += 1
+                self._counters.completion_tokens += 1
                 reason = job.take(sampled)
                 if reason is not None:
                     job.finish(reason)
@@ -369,8 +264,7 @@ class Scheduler:
         for row in step.rows:
             slot, job = self._slot_and_job(row.slot)
             kept = min(result.kept.get(row.slot, 0), job.position + _row_length(job, row))
-            slot.ids = job.tokens[:kept]
-            job.position = kept
+            self._fits(job, slot, kept)
         if result.status == "no_room" and not self._evict_idle():
             self._fail_youngest()
 
@@ -411,40 +305,37 @@ class Scheduler:
             if job.trimming:  # its slot holds more than is known to be valid
                 slot.ids = []
                 self._trims[slot.index] = 0
-            self._release_media(job)
-        if over:
-            self._count()
+            self._intake.release_media(job)
 
     # --- a worker's death -------------------------------------------------------------------------------------
 
     def _bury(self) -> None:
         """Put every job back in the queue, those of the fatal step first and on probation."""
-        self.stats.restarts += 1
-        suspects = [job for job in self._running if job in self._stepping]
+        self._counters.restarts += 1
+        suspects = [job for job in (*self._running, *self._intake.waiting) if job in self._stepping]
         for job in suspects:
             job.probation = len(job.tokens)
             job.strikes += 1
         if len(suspects) == 1 and suspects[0].strikes > 1:
-            self._condemn(suspects[0])
-        others = [job for job in self._running if job not in self._stepping]
-        self._waiting = deque(job for job in (*suspects, *others, *self._waiting) if not job.finished)
-        for job in self._waiting:
+            self._intake.condemn(suspects[0])
+        back = sorted(self._running, key=lambda job: job not in self._stepping)
+        for job in back:
             job.lose_cache()
+        self._intake.put_back(back)
         self._running.clear()
         self._stepping = frozenset()
         self._trims.clear()
-        self._report_places()
-        self._count()
-
-    def _condemn(self, job: Job) -> None:
-        self._condemned.add(_digest(job.request))
-        job.fail(_verdict())
 
     async def _encode_again(self, executor: AsyncExecutor) -> None:
         """Images that an earlier worker prepared died with it."""
-        for job in list(self._waiting):
+        for job in list(self._intake.waiting):
             if job.prompt.spans and not job.finished:
-                job.prompt = Prompt.assemble(await executor.encode(job.request.segments))
+                self._stepping = frozenset((job,))
+                job.prompt = await encode(executor, job.request)
+                job.prepared_by = executor
+                if job.finished:  # its reader left meanwhile
+                    self._intake.release_media(job)
+        self._stepping = frozenset()
 
     # --- small things -----------------------------------------------------------------------------------------
 
@@ -452,29 +343,10 @@ class Scheduler:
         jobs = (self._slots[row.slot].job for row in rows)
         return (job for job in jobs if job is not None)
 
-    def _release_media(self, job: Job) -> None:
-        if job.prompt.spans and self._executor is not None:
-            self._executor.release([span.media for span in job.prompt.spans])
-
-    def _report_places(self) -> None:
-        for place, job in enumerate(self._waiting, 1):
-            if job.place != place:
-                job.place = place
-                job.post(Queued(place))
-
-    def _announce(self, error: GemmaError | None = None) -> None:
-        """Wake whoever waits for a worker: there is one, or it will not come for this reason."""
-        change, self._change = self._change, _Change()
-        change.error = error
-        change.happened.set()
-
     def _slot_and_job(self, index: int) -> tuple[Slot, Job]:
         slot = self._slots[index]
         assert slot.job is not None
         return slot, slot.job
-
-    def _count(self) -> None:
-        self.stats.running, self.stats.waiting = len(self._running), len(self._waiting)
 
 
 def _row_length(job: Job, row: Row) -> int:
@@ -483,19 +355,3 @@ def _row_length(job: Job, row: Row) -> int:
 
 def _span_length(job: Job, row: MediaRow) -> int:
     return next(span.length for span in job.prompt.spans if span.start == row.position)
-
-
-def _digest(request: GenerationRequest) -> bytes:
-    return hashlib.sha256(msgspec.msgpack.encode((request.segments, request.sampling, request.grammar))).digest()
-
-
-def _verdict() -> WorkerDiedError:
-    return WorkerDiedError(
-        "The model's process ended each time it worked on this request, so it is refused from now on.",
-        "Change the prompt or its images, or report it with the worker's log.",
-    )
-
-
-def _too_late(job: Job) -> DeadlineError:
-    where = f"waiting at place {job.place}" if job.slot is None else f"reading the prompt ({job.position} tokens done)"
-    return DeadlineError(f"Time was up while {where}.", "Allow more seconds, or try again when less is going on.")

@@ -78,8 +78,9 @@ class GgufHeader:
     def number(self, key: str) -> float | None:
         """A finite number of the metadata, None when there is none of that name."""
         value = self.metadata.get(key)
-        usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return value if usable else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        return value
 
 
 class Malformed(Exception):  # noqa: N818

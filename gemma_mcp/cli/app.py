@@ -1,0 +1,41 @@
+"""The commands, put together."""
+
+import os
+
+import click
+
+from gemma_mcp import __version__
+from gemma_mcp.cli.config import config
+from gemma_mcp.cli.demo import demo
+from gemma_mcp.cli.doctor import doctor
+from gemma_mcp.cli.engine import engine
+from gemma_mcp.cli.invocation import Invocation, overriding
+
+__all__ = ["app"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="gemma-mcp")
+@click.pass_context
+def group(context: click.Context) -> None:
+    """Gemma models on your own hardware, offered as MCP tools."""
+
+
+def app(arguments: list[str]) -> int | None:
+    """Run the command line. Raises click's and our own errors; returns the exit code where a command chose one."""
+    return group.main(arguments, prog_name="gemma-mcp", standalone_mode=False, obj=Invocation(os.environ))
+
+
+@click.command()
+@overriding
+@click.pass_obj
+def serve(given: Invocation) -> None:
+    """Serve MCP on stdin and stdout; this is what a client starts."""
+    from gemma_mcp.cli.serve import serve as start
+
+    start([f"{key}={value}" for key, value in given.overrides.items()])
+
+
+overriding(group)
+for command in (serve, engine, demo, doctor, config):
+    group.add_command(command)

@@ -1,0 +1,41 @@
+"""What the commands have in common when they print: UTF-8 on any console, marks, sizes, errors."""
+
+import io
+import sys
+
+import click
+
+from gemma_mcp.errors import GemmaError
+
+__all__ = ["first_of_ours", "make_output_safe", "size", "tell"]
+
+
+def make_output_safe() -> None:
+    """Print UTF-8 whatever the console's code page is, and escape what it cannot hold rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def tell(text: str) -> None:
+    """One line on stderr, marked as ours: it may stand between the lines of other programs."""
+    click.echo(f"gemma-mcp: {text}", err=True)
+
+
+def first_of_ours(error: GemmaError | BaseExceptionGroup[BaseException]) -> GemmaError:
+    """The error, taken out of the groups that task groups wrap around it; a group without one of ours is raised."""
+    if isinstance(error, GemmaError):
+        return error
+    ours = error.subgroup(GemmaError)
+    if ours is None:
+        raise error
+    return first_of_ours(ours.exceptions[0])
+
+
+def size(count: float) -> str:
+    """Bytes for a person to read: binary units, at most one decimal."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

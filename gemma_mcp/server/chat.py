@@ -1,0 +1,120 @@
+"""The tool `chat`: a conversation of several turns, remembered here under the name of its session."""
+
+from typing import Annotated
+
+from mcp.server.mcpserver import Context
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from gemma_mcp.errors import RequestError
+from gemma_mcp.server.analyze_image import image_parts
+from gemma_mcp.server.arguments import (
+    NOT_BLANK,
+    Arguments,
+    FileList,
+    ImageList,
+    MaxSeconds,
+    MaxTokens,
+    ModelName,
+)
+from gemma_mcp.server.caller import Caller, Options
+from gemma_mcp.server.files import TextFiles, compose
+from gemma_mcp.server.images import Images
+from gemma_mcp.server.replies import Reply
+from gemma_mcp.server.results import result_of
+from gemma_mcp.server.sessions import Session, Sessions
+from gemma_mcp.server.tool import GemmaTool
+from gemma_mcp.wire import ChatMessage, ImagePart, TextPart
+
+__all__ = ["chat_tool"]
+
+DESCRIPTION = """\
+Talk with a Gemma model on the user's own machine over several turns; it remembers what was said, read and shown.
+
+Use it when questions build on one another: read files or images once, then ask about them again and again (only new \
+text is computed), or refine a draft step by step.
+
+Do not use it for a single question (generate_text and analyze_image need no session), and do not repeat earlier turns \
+in `message`: the session holds them.
+
+Leave `session` out to start one; the last line of the result names it (session s-…), pass that name to go on. \
+Sessions live until this server ends. A turn that fails or is cancelled leaves its session as it was."""
+
+
+class ChatArguments(Arguments):
+    """Arguments of `chat`."""
+
+    message: Annotated[str, Field(pattern=NOT_BLANK, description="What to say in this turn.")]
+    session: Annotated[
+        str | None,
+        Field(min_length=1, max_length=200, description="Session to go on with, named by an earlier result."),
+    ] = None
+    system: Annotated[
+        str | None,
+        Field(
+            pattern=NOT_BLANK,
+            description="System instruction of the session; a later one replaces it.",
+        ),
+    ] = None
+    files: FileList = None
+    images: Annotated[
+        ImageList | None, Field(description="Images of this turn: paths in the project folder, data URIs or base64.")
+    ] = None
+    model: ModelName = None
+    max_tokens: MaxTokens = None
+    max_seconds: MaxSeconds = None
+
+
+class Chat:
+    """Takes turns."""
+
+    def __init__(self, caller: Caller, files: TextFiles, images: Images, sessions: Sessions) -> None:
+        self._caller = caller
+        self._files = files
+        self._images = images
+        self._sessions = sessions
+
+    async def take_turn(self, context: Context, given: ChatArguments) -> CallToolResult:
+        """One turn; the session is changed only after the reply is complete."""
+        box = self._caller.box(given.max_seconds)
+        async with self._sessions.turn(given.session, box) as session:
+            message, notes = await self._message(given, session)
+            system = given.system or session.system
+            options = Options(box=box, model=given.model or session.model, max_tokens=given.max_tokens)
+            opening = (ChatMessage(role="system", content=system),) if system else ()
+            messages = (*session.messages, message)
+            reply = await self._caller.chat(context, (*opening, *messages), options)
+            session.system, session.model = system, options.model
+            session.messages = (*messages, _answer(reply))
+            session.turns += 1
+            return result_of(reply, notes=notes, session=session.name)
+
+    async def _message(self, given: ChatArguments, session: Session) -> tuple[ChatMessage, tuple[str, ...]]:
+        files = await self._files.read(given.files or [])
+        images = await self._images.read(given.images or [], "auto")
+        self._refuse_images(len(images), session)
+        notes = tuple(note for note in (*(file.note for file in files), *(image.note for image in images)) if note)
+        text = compose(files, given.message)
+        if not images:
+            return ChatMessage(role="user", content=text), notes
+        return ChatMessage(role="user", content=(*image_parts(images, "auto"), TextPart(text=text))), notes
+
+    def _refuse_images(self, new: int, session: Session) -> None:
+        """The limit of one call holds for what a session sends along, too."""
+        before = sum(isinstance(part, ImagePart) for message in session.messages for part in message.content)
+        limit = self._images.limits.images
+        if new and before + new > limit:
+            raise RequestError(
+                f"The session holds {before} images already; with {new} more it would pass the limit of {limit}.",
+                "Start a new session.",
+            )
+
+
+def _answer(reply: Reply) -> ChatMessage:
+    return ChatMessage(role="assistant", content=reply.text)
+
+
+def chat_tool(caller: Caller, files: TextFiles, images: Images, sessions: Sessions) -> GemmaTool:
+    """The tool."""
+    chat = Chat(caller, files, images, sessions)
+    return GemmaTool.make("chat", "Chat", DESCRIPTION, ChatArguments, chat.take_turn, max_result=200_000)

@@ -1,0 +1,57 @@
+"""What a tool gives back: the answer alone, one line on where it came from, and the rest where only programs look."""
+
+from mcp.types import CallToolResult, ContentBlock, TextContent
+
+from gemma_mcp.server.replies import Reply
+
+__all__ = ["META_KEY", "result_of"]
+
+META_KEY = "gemma-mcp"
+"""Where `_meta` holds usage, timings and the like."""
+
+CUT = {
+    "length": "length (cut off at max_tokens)",
+    "deadline": "deadline (cut off by max_seconds)",
+}
+
+
+def result_of(reply: Reply, *, notes: tuple[str, ...] = (), session: str = "") -> CallToolResult:
+    """The tool result of a reply. `notes` say what was cut or changed on the way in."""
+    line = _provenance(reply, (*notes, *reply.notes), session)
+    content: list[ContentBlock] = [TextContent(type="text", text=reply.text), TextContent(type="text", text=line)]
+    return CallToolResult(content=content, _meta={META_KEY: _details(reply, session)})
+
+
+def _provenance(reply: Reply, notes: tuple[str, ...], session: str) -> str:
+    card = reply.card
+    parts = [card.model, " ".join(filter(None, (card.runtime, card.device)))]
+    parts.append(CUT.get(reply.finish_reason, reply.finish_reason))
+    parts.append(_tokens(reply))
+    parts.append(f"{reply.seconds:.1f} s")
+    parts.append(f"session {session}" if session else "")
+    parts.extend(notes)
+    parts.append(card.notice)
+    return "[" + " · ".join(" ".join(part.split()) for part in parts if part.strip()) + "]"
+
+
+def _tokens(reply: Reply) -> str:
+    usage = reply.usage
+    if usage is None:
+        return ""
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+    return f"{usage.prompt_tokens:,} ({cached:,} cached) + {usage.completion_tokens:,} tokens"
+
+
+def _details(reply: Reply, session: str) -> dict[str, object]:
+    details: dict[str, object] = {
+        "model": reply.card.model_dump(mode="json", exclude={"notice"}),
+        "finish_reason": reply.finish_reason,
+        "seconds": round(reply.seconds, 3),
+    }
+    if reply.usage is not None:
+        details["usage"] = reply.usage.model_dump(mode="json", exclude_none=True)
+    if reply.timings is not None:
+        details["timings"] = reply.timings.model_dump(mode="json", exclude_none=True)
+    if session:
+        details["session"] = session
+    return details

@@ -1,0 +1,81 @@
+"""A tool as this server offers it: strict arguments, own schema, and the one place where errors become results."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp.shared.exceptions import MCPError
+from mcp.types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from gemma_mcp.errors import GemmaError, RequestError
+from gemma_mcp.server.arguments import Arguments, parse_arguments, published_schema
+
+__all__ = ["REFUSED_KEY", "GemmaTool"]
+
+Body = Callable[[Context, Any], Awaitable[CallToolResult]]
+
+REFUSED_KEY = "gemma-mcp/refused"
+"""In a request's `_meta`: why its arguments could not be read (see `lines.py`)."""
+
+READS_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
+"""All tools read files at most. Claude Code runs calls of such tools at the same time."""
+
+
+class GemmaTool(Tool):
+    """The SDK's tool, except that it takes its arguments apart itself.
+
+    The SDK drops unknown arguments and quotes pydantic's report of wrong ones; this refuses both in a sentence.
+    """
+
+    arguments_model: type[Arguments] = Field(exclude=True)
+    body: Body = Field(exclude=True)
+
+    @classmethod
+    def make(
+        cls,
+        name: str,
+        title: str,
+        description: str,
+        arguments: type[Arguments],
+        body: Body,
+        max_result: int | None = None,
+    ) -> "GemmaTool":
+        """`max_result`: characters of a result that Claude Code may show without moving it to a file."""
+        return cls(
+            fn=body,
+            name=name,
+            title=title,
+            description=description,
+            parameters=published_schema(arguments),
+            fn_metadata=FuncMetadata(arg_model=ArgModelBase),
+            is_async=True,
+            context_kwarg=None,
+            annotations=READS_ONLY,
+            meta={"anthropic/maxResultSizeChars": max_result} if max_result else None,
+            arguments_model=arguments,
+            body=body,
+        )
+
+    async def run(
+        self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
+    ) -> CallToolResult:
+        """Answer a call. Raises ToolError for everything that the caller may know, with the text it is told."""
+        try:
+            _refuse_unreadable(context)
+            return await self.body(context, parse_arguments(self.arguments_model, arguments))
+        except GemmaError as error:
+            raise ToolError(str(error)) from error
+        except (MCPError, ToolError):
+            raise
+        except Exception as error:
+            raise UnexpectedToolError(f"{self.name} failed inside. The server's log (stderr) says why.") from error
+
+
+def _refuse_unreadable(context: Context[Any, Any]) -> None:
+    meta: Mapping[str, Any] = context.request_context.meta or {}
+    if why := meta.get(REFUSED_KEY):
+        raise RequestError(str(why))

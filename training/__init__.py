@@ -1,0 +1,1 @@
+"""How the starter model is made: data generators, training, export and evaluation. Not installed."""

@@ -1,0 +1,271 @@
+"""Vision stages: `python -m training.train_vision tower`, then `... joint`. Both are counted in steps.
+
+Tower: throw-away heads on the 16 pooled cells predict shape, colour and character: features within minutes.
+Joint: every step learns from one batch of picture conversations and one of text, so that no text job is lost.
+"""
+
+import argparse
+import itertools
+import pickle
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training import words
+from training.data import WORK
+from training.draw import Draw
+from training.memory import other_turn
+from training.model import Config, TextModel, VisionModel
+from training.optimizer import Optimizers, schedule
+from training.picture_tasks import Turn, both, question
+from training.pictures import CHARACTERS, RGB, SHAPES, Scene
+from training.tokenizer import Encoded, Tokenizer
+from training.train_text import TextData, loss_of, save
+
+ONE, TWO = 44, 16  # conversations per batch with one and with two pictures
+LONGEST = 128  # tokens; longer conversations lose their last turns, because all are padded to the longest
+AVERAGE = 0.01  # share of the newest weights in the running average
+
+
+class Pictures:
+    """Rendered pictures with their scenes."""
+
+    def __init__(self) -> None:
+        self.pixels = np.load(WORK / "pictures.npy", mmap_mode="r")
+        self.scenes, self.labels = pickle.loads((WORK / "pictures.pkl").read_bytes())
+        self.lone = [i for i, scene in enumerate(self.scenes) if len(scene.things) == 1]
+        self.alike: dict[str, list[int]] = defaultdict(list)
+        for i in self.lone:
+            thing = self.scenes[i].things[0]
+            for key in (thing.colour, thing.shape):
+                self.alike[key].append(i)
+
+    def load(self, indices: list[int]) -> Tensor:
+        return torch.from_numpy(self.pixels[indices].astype(np.float32)) / 127.5 - 1
+
+    def pair(self, draw: Draw) -> tuple[int, int]:
+        """Two pictures; lone shapes are often alike in colour or in shape, to balance "the same?"."""
+        if draw.chance(0.35):
+            return draw.number(0, len(self.scenes) - 1), draw.number(0, len(self.scenes) - 1)
+        first = draw.one(self.lone)
+        thing = self.scenes[first].things[0]
+        roll = draw.random.random()
+        pool = (
+            self.alike[thing.colour] if roll < 0.35 else self.alike[thing.shape] if roll < 0.5 else self.lone
+        )
+        return first, draw.one(pool)
+
+
+def train_tower(options: argparse.Namespace) -> None:
+    """The image tower alone, on cell labels."""
+    pictures, config = Pictures(), Config()
+    tower = VisionModel(config).train()
+    sizes = (len(SHAPES) + 1, len(RGB) + 1, len(CHARACTERS) + 1)
+    heads = nn.ModuleList(nn.Linear(config.vision_width, size) for size in sizes)
+    optimizers = Optimizers([tower], muon=0.02, adam=2e-3)
+    head_optimizer = torch.optim.AdamW(heads.parameters(), lr=3e-3)
+    rng, started = np.random.default_rng(0), time.time()
+
+    def features(pixels: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return tower(pixels)[0]
+
+    compiled = torch.compile(features)
+    for step in range(options.steps):
+        batch = np.sort(rng.integers(0, len(pictures.scenes), 96))
+        labels = torch.from_numpy(pictures.labels[batch].astype(np.int64)).reshape(-1, 3)
+        found = compiled(pictures.load(batch)).float().flatten(0, 1)
+        losses = [F.cross_entropy(head(found), labels[:, i]) for i, head in enumerate(heads)]
+        torch.stack(losses).sum().backward()
+        optimizers.step(schedule(step, options.steps, flat=0.5, last=0.05))
+        head_optimizer.step()
+        head_optimizer.zero_grad()
+        if step % 100 == 99:
+            rate = (step + 1) * 96 / (time.time() - started)
+            print(
+                f"step {step + 1}",
+                *(f"{loss.item():.4f}" for loss in losses),
+                f"images/s {rate:.0f}",
+                flush=True,
+            )
+    save(options.out, vision=tower.state_dict())
+
+
+def conversation(draw: Draw, tokenizer: Tokenizer, scenes: list[Scene], config: Config) -> Encoded:
+    """One to three questions about the pictures, now and then a turn about something else."""
+    turns: list[Turn] = []
+    for _ in range(draw.one([1, 2, 3, 3])):
+        turns.append(both(draw, (scenes[0], scenes[1])) if len(scenes) == 2 else question(draw, scenes[0]))
+    if draw.chance(0.08):
+        turns.insert(draw.number(1, len(turns)), other_turn(draw))
+    system = draw.one(words.SYSTEMS) if draw.chance(0.12) else ""
+    last = draw.chance(0.1)
+    while True:
+        encoded = tokenizer.chat(
+            turns, system, images=len(scenes), image_tokens=config.image_tokens, images_last=last
+        )
+        if len(encoded.ids) <= LONGEST or len(turns) == 1:
+            return encoded
+        turns.pop()
+
+
+def picture_batch(
+    draw: Draw, pictures: Pictures, tokenizer: Tokenizer, config: Config
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pixels, ids, learnt mask, and for every position the number of its image (0: text)."""
+    chosen = [[draw.number(0, len(pictures.scenes) - 1)] for _ in range(ONE)]
+    chosen += [list(pictures.pair(draw)) for _ in range(TWO)]
+    draw.random.shuffle(chosen)
+    encoded = [conversation(draw, tokenizer, [pictures.scenes[i] for i in row], config) for row in chosen]
+    width = (max(len(sample.ids) for sample in encoded) + 7) // 8 * 8
+    ids = np.zeros((len(encoded), width), np.int64)
+    mask, images = np.zeros(ids.shape, bool), np.zeros(ids.shape, np.int64)
+    for row, sample in enumerate(encoded):
+        ids[row, : len(sample.ids)] = sample.ids
+        mask[row, : len(sample.ids)] = sample.mask
+        for number, start in enumerate(sample.images, 1):
+            images[row, start : start + config.image_tokens] = number
+    pixels = pictures.load([i for row in chosen for i in row])
+    return pixels, torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(images)
+
+
+def attention_mask(images: Tensor) -> Tensor:
+    """Causal, but the rows of one image see each other both ways, as in llama.cpp."""
+    length = images.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = (images[:, :, None] == images[:, None, :]) & (images > 0)[:, :, None]
+    return (causal | same)[:, None]
+
+
+def with_images(embedded: Tensor, images: Tensor, rows: Tensor) -> Tensor:
+    """Image rows take the places of the soft tokens, in order; they are not scaled."""
+    return embedded.masked_scatter((images > 0)[:, :, None], rows.float().reshape(-1, rows.shape[-1]))
+
+
+class Joint:
+    """Both models, their data and one training step."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        stored = torch.load(options.start)
+        self.config = Config(**stored["config"])
+        self.text, self.vision = TextModel(self.config).train(), VisionModel(self.config).train()
+        self.text.load_state_dict(stored["text"])
+        tower = stored if "vision" in stored else torch.load(WORK / "tower.pt")
+        self.vision.load_state_dict(tower["vision"])
+        self.tokenizer = Tokenizer.load(WORK / "tokenizer.json")
+        self.pictures, self.draw = Pictures(), Draw(options.seed)
+        self.data = TextData(options.data)
+        self.optimizers = Optimizers([self.text, self.vision], muon=options.rate, adam=options.rate * 0.15)
+        self.averages = [weight.detach().clone() for weight in self.optimizers.weights]
+        self.see = torch.compile(self._see)
+        self.read = torch.compile(self._read, dynamic=True)
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.vision(pixels)[1]
+
+    def _read(self, rows: Tensor, mask: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.text(rows, mask)
+
+    def picture_loss(self) -> Tensor:
+        pixels, ids, mask, images = picture_batch(self.draw, self.pictures, self.tokenizer, self.config)
+        rows = with_images(self.text.embed(ids), images, self.see(pixels))
+        return loss_of(self.text, self.read(rows, attention_mask(images))[:, :-1], ids, mask)
+
+    def text_loss(self, batch: np.ndarray) -> Tensor:
+        ids, mask = self.data.collate(batch)
+        hidden = self.read(self.text.embed(ids), attention_mask(torch.zeros_like(ids)))
+        return loss_of(self.text, hidden[:, :-1], ids, mask)
+
+    def batches(self, seed: int) -> Iterator[np.ndarray]:
+        return self.data.batches(seed, tokens=5120)
+
+    def update_average(self) -> None:
+        """The running average stands in for the rest of the schedule when a run is exported early."""
+        torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.optimizers.weights], AVERAGE)
+
+    def save(self, path: Path, step: int) -> None:
+        parts = {"text": self.text, "vision": self.vision}
+        averages = iter(self.averages)
+        averaged = {
+            f"{key}_average": {name: next(averages) for name, _ in part.named_parameters()}
+            for key, part in parts.items()
+        }
+        states = {key: part.state_dict() for key, part in parts.items()}
+        save(
+            path,
+            **states,
+            **averaged,
+            config=asdict(self.config),
+            optimizers=self.optimizers.state(),
+            step=step,
+        )
+
+    def restore(self, path: Path) -> int:
+        """Continue a run that was cut off; returns its step."""
+        stored = torch.load(path)
+        self.text.load_state_dict(stored["text"])
+        self.vision.load_state_dict(stored["vision"])
+        self.optimizers.restore(stored["optimizers"])
+        self.averages = [*stored["text_average"].values(), *stored["vision_average"].values()]
+        return stored["step"]
+
+
+def train_joint(options: argparse.Namespace) -> None:
+    joint, done = Joint(options), 0
+    if options.out.exists():
+        done = joint.restore(options.out)
+        joint.draw = Draw(options.seed + done)
+    batches = itertools.islice(joint.batches(options.seed), done, None)
+    started, losses = time.time(), []
+    for step in range(done, options.steps):
+        pair = []
+        for make in (joint.picture_loss, lambda: joint.text_loss(next(batches))):
+            loss = make()
+            loss.backward()
+            pair.append(loss.item())
+        joint.optimizers.step(schedule(step, options.steps, flat=options.flat, last=0.01))
+        joint.update_average()
+        losses.append(pair)
+        if step % 25 == 24:
+            picture, text = np.mean(losses[-25:], axis=0)
+            seconds = (time.time() - started) / (step + 1 - done)
+            print(
+                f"step {step + 1} picture {picture:.4f} text {text:.4f} seconds/step {seconds:.2f}",
+                flush=True,
+            )
+        if step % 200 == 199 or step + 1 == options.steps:
+            joint.save(options.out, step + 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=["tower", "joint"])
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument(
+        "--start", type=Path, default=WORK / "text.pt", help="checkpoint that joint training starts from"
+    )
+    parser.add_argument("--data", type=Path, default=WORK / "text1.npz", help="text for joint training")
+    parser.add_argument("--out", type=Path, help="checkpoint to write; default: by stage")
+    parser.add_argument(
+        "--rate", type=float, default=0.01, help="learning rate of Muon; AdamW takes 0.15 of it"
+    )
+    parser.add_argument("--flat", type=float, default=0.4, help="share of the steps before the rate falls")
+    parser.add_argument("--seed", type=int, default=11)
+    options = parser.parse_args()
+    options.out = options.out or WORK / f"{options.stage}.pt"
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    train_tower(options) if options.stage == "tower" else train_joint(options)
+
+
+if __name__ == "__main__":
+    main()
