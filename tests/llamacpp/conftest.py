@@ -3,25 +3,15 @@
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from gemma_mcp_llamacpp import LlamaCppBackend
+from llamacpp_models import SMALL, Load
 from tiny_gguf import Shape, write_gemma3, write_gemma4, write_projector
 
 from gemma_mcp.engine.backend import Executor, LoadOptions, ModelSpec
 
 pytest.register_assert_rewrite("gemma_mcp.testing")
-
-SMALL = LoadOptions(threads=1, slots=2, context_length=1024, step_tokens=256)
-
-
-class Load(Protocol):
-    """What the fixture `load` gives."""
-
-    def __call__(
-        self, model: Path | ModelSpec, options: LoadOptions = ..., projector: Path | None = None
-    ) -> Executor: ...
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, Load
+from llamacpp_models import SMALL, Load
 
 from gemma_mcp.engine.backend import Executor, ModelSpec, SlotOptions
 from gemma_mcp.errors import RequestError

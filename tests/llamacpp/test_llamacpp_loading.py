@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import SMALL, Load
 from gemma_mcp_llamacpp import LlamaCppBackend
 from gemma_mcp_llamacpp import backend as backend_module
+from llamacpp_models import SMALL, Load
 from tiny_gguf import write_foreign
 
 from gemma_mcp.engine.backend import LoadOptions, ModelSpec

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import llama_cpp
 import pytest
-from conftest import SMALL, Load
 from gemma_mcp_llamacpp.executor import LlamaCppExecutor
 from gemma_mcp_llamacpp.log import NativeLog, native_log
 from gemma_mcp_llamacpp.media import Projector
 from gemma_mcp_llamacpp.native import Model
+from llamacpp_models import SMALL, Load
 from PIL import Image
 
 from gemma_mcp.engine.backend import Executor, MediaPiece, TokenPiece

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import SMALL, Load
+from llamacpp_models import SMALL, Load
 
 from gemma_mcp.engine.backend import (
     Executor,
