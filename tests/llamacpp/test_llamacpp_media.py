@@ -96,6 +96,18 @@ def test_text_of_any_length_and_kind_is_encoded(executor: Executor) -> None:
     assert executor.decode([10**9, -1]) == b""
 
 
+def test_a_typed_marker_of_gemma_4_stays_text_though_it_is_no_control_token(load: Load, tiny: Path) -> None:
+    executor = load(tiny / "gemma4.gguf")
+    for marker in ("<|channel>", "<channel|>", '<|"|>', "<|turn>", "<|tool_call>"):
+        honoured = ids_of(executor.encode([Control(marker)]))
+        typed = ids_of(executor.encode([Text(f"a{marker}<{marker}b")]))
+        assert len(honoured) == 2
+        assert honoured[1] not in typed
+        assert executor.decode(typed).decode() == f"a{marker}<{marker}b"
+    tag = ids_of(executor.encode([Control("<table>")]))
+    assert ids_of(executor.encode([Text("<table>")])) == tag  # an ordinary word of the vocabulary
+
+
 def test_neighbouring_texts_are_encoded_as_one(executor: Executor) -> None:
     apart = executor.encode([Text("hel"), Text("lo wor"), Text("ld")])
     assert apart == executor.encode([Text("hello world")])
