@@ -84,6 +84,10 @@ async def test_signatures_are_the_published_ones(connect: Connect) -> None:
         ({"prompt": "x", "json_schema": 5}, "`json_schema` must be an object or JSON text, not 5."),
         ({"prompt": "x", "model": ""}, "`model` is empty."),
         ({"prompt": "a\0b"}, "`prompt` holds a NUL character (at position 1). Send text without it."),
+        (
+            {"prompt": "a\ud800"},
+            "`prompt` holds half of a surrogate pair (U+D800 at position 1), which is no text. Send valid Unicode.",
+        ),
         ({"prompt": "x", "stop": ["\0"]}, "`stop` holds a NUL character (at position 0). Send text without it."),
         (
             {"prompt": "x", "json_schema": {"a\0": 1}},

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,14 @@ async def environ(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[di
 
 
 @contextlib.asynccontextmanager
-async def client_of(environ: dict[str, str], project: Path, era: str = "2026-07-28") -> AsyncIterator[Client]:
+async def client_of(environ: dict[str, str], project: Path, era: str = "2026-07-28") -> AsyncGenerator[Client]:
     server = StdioServerParameters(command=SERVE[0], args=SERVE[1:], env=environ, cwd=project)
     async with Client(server, mode=era) as client:
         yield client
 
 
 @contextlib.contextmanager
-def serving(environ: dict[str, str], project: Path, *command: str) -> Iterator["RawClient"]:
+def serving(environ: dict[str, str], project: Path, *command: str) -> Generator["RawClient"]:
     """A server at the other end of plain pipes."""
     process = subprocess.Popen(
         command or SERVE,
@@ -140,7 +140,7 @@ class RawClient:
             return self.process.wait(), rest, errors
 
     @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watched(self) -> Generator[None]:
         watchdog = threading.Timer(SECONDS, self.process.kill)
         watchdog.start()
         try:
@@ -345,7 +345,8 @@ subprocess.Popen([sys.executable, "-m", "gemma_mcp"]).wait()
 def test_a_client_that_dies_takes_its_server_along(environ: dict[str, str], project: Path) -> None:
     """The pipes stay open: this process holds them. The server sees only that it has another parent."""
     with serving(environ, project, sys.executable, "-c", ABANDON) as server:
-        (child,) = _children(server.process)
+        server.start()
+        (child,) = psutil.Process(server.process.pid).children()
         gave_up = threading.Event()
         watchdog = threading.Timer(SECONDS, lambda: (gave_up.set(), child.kill()))
         watchdog.start()
@@ -353,13 +354,6 @@ def test_a_client_that_dies_takes_its_server_along(environ: dict[str, str], proj
         server.end()  # reads until nobody holds the other end of stdout
         watchdog.cancel()
         assert not gave_up.is_set()
-
-
-def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Those that a process has started, as soon as there are any."""
-    while not (children := psutil.Process(process.pid).children()):
-        assert process.poll() is None
-    return children
 
 
 @pytest.mark.parametrize("where", ["environment", "file"])
