@@ -75,6 +75,10 @@ class Job:
         """Tokens that stand in the KV cache."""
         self.cached_tokens = 0
         self.trimming = False
+        self.prepared_by: object = None
+        """The worker that holds its images."""
+        self.settled = False
+        """Whether it is known how much of its prompt was cached already."""
         self.place = 0
         self.finished = False
         self.probation = 0
@@ -120,7 +124,7 @@ class Job:
 
     def lose_cache(self) -> None:
         """Its slot is gone with the worker; everything is computed again."""
-        self.slot, self.position, self.trimming = None, 0, False
+        self.slot, self.position, self.trimming, self.settled = None, 0, False, False
 
     def next_span(self) -> MediaSpan | None:
         """The image at its position or after it."""

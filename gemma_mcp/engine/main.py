@@ -24,7 +24,7 @@ from gemma_mcp.state import EngineState, engine_lock_path, fingerprint, private_
 
 __all__ = ["main", "run_engine"]
 
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 3.0
 """An engine that is being replaced gives up its lock within a tenth of a second."""
 
 

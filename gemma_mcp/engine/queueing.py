@@ -123,6 +123,7 @@ class Intake:
             executor.release([span.media for span in prompt.spans])
             raise ContextOverflowError(len(prompt.ids), wanted, context_length)
         job = Job(request, prompt, context_length, submitted)
+        job.prepared_by = executor
         self.requests += 1
         self.waiting.append(job)
         self.report_places()
@@ -216,8 +217,8 @@ class Intake:
                 job.post(Queued(place))
 
     def release_media(self, job: Job) -> None:
-        """Let the worker forget a job's images."""
-        if job.prompt.spans and self._executor is not None:
+        """Let the worker forget a job's images, if it is the one that prepared them."""
+        if job.prompt.spans and self._executor is not None and job.prepared_by is self._executor:
             self._executor.release([span.media for span in job.prompt.spans])
 
     def _tell(self, error: GemmaError | None) -> None:

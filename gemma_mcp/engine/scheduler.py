@@ -16,10 +16,10 @@ from functools import partial
 from gemma_mcp.engine.backend import MediaRow, Row, Step, StepResult, TokenRow, Trim
 from gemma_mcp.engine.background import background
 from gemma_mcp.engine.host import AsyncExecutor
-from gemma_mcp.engine.queueing import Intake, Signal, encode
 from gemma_mcp.engine.job import Job
 from gemma_mcp.engine.plan import plan_rows
-from gemma_mcp.engine.slots import Slot, choose_slot
+from gemma_mcp.engine.queueing import Intake, Signal, encode
+from gemma_mcp.engine.slots import Slot, choose_slot, whole_images
 from gemma_mcp.errors import GemmaError, OutOfMemoryError, WorkerDiedError
 from gemma_mcp.types import Event, GenerationRequest
 
@@ -183,12 +183,26 @@ class Scheduler:
 
     def _settle(self, job: Job, slot: Slot, kept: int) -> None:
         """It is known how much of the cache serves the job."""
+        if not self._fits(job, slot, kept):
+            return
         job.trimming = False
-        job.position = kept
-        job.cached_tokens = max(job.cached_tokens, min(kept, len(job.prompt.ids)))
-        del slot.ids[kept:]
-        self._counters.cached_tokens += kept
+        if not job.settled:  # what it computed itself was not cached
+            job.settled = True
+            job.cached_tokens = max(job.cached_tokens, min(kept, len(job.prompt.ids)))
+            self._counters.cached_tokens += kept
         job.post_prefill()
+
+    def _fits(self, job: Job, slot: Slot, kept: int) -> bool:
+        """Whether the job can go on behind so many cached positions; if not, they are trimmed until it can.
+
+        It needs whole images, and one token to compute, for what it samples next.
+        """
+        job.position = min(whole_images(job.prompt, kept), len(job.tokens) - 1)
+        slot.ids = job.tokens[:kept]
+        if job.position < kept:
+            job.trimming = True
+            self._trims[slot.index] = job.position
+        return job.position == kept
 
     # --- plan -------------------------------------------------------------------------------------------------
 
@@ -250,8 +264,7 @@ class Scheduler:
         for row in step.rows:
             slot, job = self._slot_and_job(row.slot)
             kept = min(result.kept.get(row.slot, 0), job.position + _row_length(job, row))
-            slot.ids = job.tokens[:kept]
-            job.position = kept
+            self._fits(job, slot, kept)
         if result.status == "no_room" and not self._evict_idle():
             self._fail_youngest()
 
@@ -319,6 +332,9 @@ class Scheduler:
             if job.prompt.spans and not job.finished:
                 self._stepping = frozenset((job,))
                 job.prompt = await encode(executor, job.request)
+                job.prepared_by = executor
+                if job.finished:  # its reader left meanwhile
+                    self._intake.release_media(job)
         self._stepping = frozenset()
 
     # --- small things -----------------------------------------------------------------------------------------

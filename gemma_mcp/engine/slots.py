@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from gemma_mcp.engine.job import Job, Prompt
 
-__all__ = ["Placement", "Slot", "choose_slot", "reusable_prefix"]
+__all__ = ["Placement", "Slot", "choose_slot", "reusable_prefix", "whole_images"]
 
 
 @dataclass
@@ -39,11 +39,12 @@ def choose_slot(slots: Sequence[Slot], job: Job) -> Placement | None:
 
 def reusable_prefix(cached: Sequence[int], tokens: Sequence[int], prompt: Prompt) -> int:
     """How many cached positions serve the prompt: at least one token is left to compute, and no image is split."""
-    keep = min(_common_prefix(cached, tokens), len(tokens) - 1)
-    for span in prompt.spans:
-        if span.start < keep < span.start + span.length:
-            return span.start
-    return keep
+    return whole_images(prompt, min(_common_prefix(cached, tokens), len(tokens) - 1))
+
+
+def whole_images(prompt: Prompt, keep: int) -> int:
+    """As many leading positions as `keep`, or fewer so that no image is split."""
+    return next((span.start for span in prompt.spans if span.start < keep < span.start + span.length), keep)
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
