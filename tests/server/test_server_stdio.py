@@ -2,27 +2,22 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import psutil
 import pytest
-import pytest_asyncio
 from conftest import error_of, texts
 from mcp import Client, StdioServerParameters
 
-from gemma_mcp.client.pool import EnginePool
-from gemma_mcp.errors import GemmaError
-from gemma_mcp.places import Places
-from gemma_mcp.settings_sources import load_settings
+from gemma_mcp.testing.engines import EngineHome
 
 ERAS = ["2026-07-28", "legacy"]
 STARTER = Path(__file__).parents[2] / "gemma_mcp" / "starter" / "starter.gguf"
@@ -32,35 +27,28 @@ SECONDS = 30
 """After which a test gives up on a process."""
 
 
-async def end_engine(environ: Mapping[str, str]) -> None:
-    """End the engine that was started for these variables, and wait until its process is gone."""
-    places = Places.find(environ)
-    async with EnginePool(load_settings(environ).settings, places, environ) as pool:
-        status = await pool.running()
-        if status is None:
-            return
-        process = psutil.Process(status.pid)
-        await pool.stop()
-        await anyio.to_thread.run_sync(process.wait, SECONDS)
-
-
-def variables(home: Path, **more: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "GEMMA_MCP_HOME": str(home),
+def home_in(folder: Path, **settings: str) -> EngineHome:
+    """Where the servers of a test keep their files, with the echo model."""
+    defaults = {
         "GEMMA_MCP_MODEL_DEFAULT": "echo",
         "GEMMA_MCP_LLAMACPP_THREADS": "1",
         "GEMMA_MCP_SERVER_PROGRESS_INTERVAL": "0.1",
-        **more,
     }
+    return EngineHome(folder, defaults | settings)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def environ(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineHome]:
     """One engine for the whole module, as several servers of one user share it."""
-    environ = variables(tmp_path_factory.mktemp("home"))
-    yield environ
-    await end_engine(environ)
+    home = home_in(tmp_path_factory.mktemp("home"))
+    yield home
+    home.end()
+
+
+@pytest.fixture
+def environ(home: EngineHome) -> dict[str, str]:
+    """What a server is started with."""
+    return home.environ
 
 
 @contextlib.asynccontextmanager
@@ -171,7 +159,7 @@ async def test_four_tools_answer_over_stdio(environ: dict[str, str], project: Pa
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_progress_rises_and_a_cancelled_call_frees_the_engine(
-    environ: dict[str, str], project: Path, era: str
+    home: EngineHome, environ: dict[str, str], project: Path, era: str
 ) -> None:
     hold = project / "go"
     seen: list[float] = []
@@ -182,10 +170,7 @@ async def test_progress_rises_and_a_cancelled_call_frees_the_engine(
         if "waiting" not in (message or "") and "loading" not in (message or ""):
             prefill.set()
 
-    async with (
-        client_of(environ, project, era) as client,
-        EnginePool(load_settings(environ).settings, Places.find(environ), environ) as pool,
-    ):
+    async with client_of(environ, project, era) as client, home.pool() as pool:
         async with anyio.create_task_group() as tasks:
 
             async def call() -> None:
@@ -358,7 +343,7 @@ def test_a_client_that_dies_takes_its_server_along(environ: dict[str, str], proj
 
 @pytest.mark.parametrize("where", ["environment", "file"])
 def test_a_bad_setting_ends_the_server_with_one_line_that_names_it(tmp_path: Path, project: Path, where: str) -> None:
-    environ = variables(tmp_path)
+    environ = home_in(tmp_path).environ
     if where == "file":
         (tmp_path / "config.toml").write_text("# mine\n[server]\nmax_files = 0\n", encoding="utf-8")
     else:
@@ -395,19 +380,18 @@ def test_a_server_that_has_not_been_asked_holds_neither_a_runtime_nor_pillow() -
 
 
 async def test_a_server_alone_starts_no_engine(tmp_path: Path, project: Path) -> None:
-    environ = variables(tmp_path)
-    async with client_of(environ, project) as client:
+    home = home_in(tmp_path)
+    async with client_of(home.environ, project) as client, home.pool() as pool:
         await client.list_tools()
         error_of(await client.call_tool("generate_text", {"prompt": ""}))
-        async with EnginePool(load_settings(environ).settings, Places.find(environ), environ) as pool:
-            assert await pool.running() is None
+        assert await pool.running() is None
 
 
 @pytest.mark.skipif(not STARTER.exists(), reason="the starter model is not in this checkout")
 async def test_the_starter_model_answers_and_says_that_it_is_a_toy(tmp_path: Path, project: Path) -> None:
-    environ = variables(tmp_path, GEMMA_MCP_MODEL_DEFAULT="starter")
+    home = home_in(tmp_path, GEMMA_MCP_MODEL_DEFAULT="starter")
     try:
-        async with client_of(environ, project) as client:
+        async with client_of(home.environ, project) as client:
             result = await client.call_tool("generate_text", {"prompt": "What is the capital of France?"})
             assert "Paris" in texts(result)[0]
             assert "toy" in texts(result)[1]
@@ -416,5 +400,4 @@ async def test_the_starter_model_answers_and_says_that_it_is_a_toy(tmp_path: Pat
             )
             assert texts(code)[0] == "a + b"
     finally:
-        with contextlib.suppress(GemmaError):
-            await end_engine(environ)
+        await anyio.to_thread.run_sync(home.end)
