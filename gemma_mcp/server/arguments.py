@@ -168,11 +168,12 @@ def _sentence(model: type[Arguments], name: str, detail: ErrorDetails) -> str:
         return _unknown(name, list(model.model_fields))
     if kind == "missing":
         return f"`{name}` is missing."
+    place = f"`{name}`" if not isinstance(detail["loc"][-1], int) else f"An item of `{name}`"
     if kind in ("string_too_short", "too_short", "string_pattern_mismatch"):
-        return f"`{name}` is empty."
+        return f"{place} is empty."
     if kind in ("string_too_long", "too_long"):
-        return f"`{name}` is too long: at most {context['max_length']:,}."
-    return f"`{name}` must be {_wanted(model, name, kind, context)}, not {_shown(detail['input'])}."
+        return f"{place} is too long: at most {context['max_length']:,}."
+    return f"{place} must be {_wanted(model, name, kind, context)}, not {_shown(detail['input'])}."
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -75,7 +75,7 @@ class Transcript:
             return self.waiting
         seconds = monotonic() - self._first_text
         rate = f"{self._tokens / seconds:.0f} tok/s · " if seconds > 0 and self._tokens > 1 else ""
-        head = f"{rate}{self._tokens:,} tokens · "
+        head = f"{rate}{self._tokens:,} token{'' if self._tokens == 1 else 's'} · "
         return head + self._newest(LONGEST_MESSAGE - len(head))
 
     def take(self, chunk: ChatCompletion) -> None:

@@ -49,7 +49,7 @@ async def test_progress_tells_of_queue_load_prefill_and_text(
             READING,
             watcher.gate("reading 1,024 of 4,000 tokens"),
             said("Once upon\n"),
-            watcher.gate("1 tokens · Once upon"),
+            watcher.gate("1 token · Once upon"),
             *[said(f"word{n} ") for n in range(100)],
             watcher.gate("word99"),
             finished(),

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from conftest import error_of, texts
 from mcp import Client, StdioServerParameters
+from mcp.types import INVALID_PARAMS
 
 from gemma_mcp.testing.engines import EngineHome
 
@@ -239,6 +240,13 @@ def test_bad_lines_get_an_answer_or_are_passed_over(environ: dict[str, str], pro
             assert result["isError"]
             (block,) = result["content"]
             assert reason in block["text"]
+        for identity, arguments in enumerate(["x", [], 5], 50):
+            request = server.call(identity)
+            server.send({**request, "params": {**request["params"], "arguments": arguments}})
+            assert server.answer(identity)["error"] == {
+                "code": INVALID_PARAMS,
+                "message": "`arguments` must be an object.",
+            }
         server.send(server.call(99, prompt="still there"))
         assert server.answer(99)["result"]["content"][0]["text"] == "still there"
         server.close_input()
