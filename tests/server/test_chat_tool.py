@@ -4,9 +4,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from conftest import Connect, ScriptedEngines, error_of, finished, said, texts
 from mcp import Client
 from PIL import Image
+from scripted_engine import Connect, ScriptedEngines, error_of, finished, said, texts
 
 from gemma_mcp.errors import QueueFullError
 from gemma_mcp.wire import ChatCompletionRequest, ImagePart, TextPart

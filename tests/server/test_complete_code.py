@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import Connect, ScriptedEngines, error_of, filled, finished, said, texts
+from scripted_engine import Connect, ScriptedEngines, error_of, filled, finished, said, texts
 
 from gemma_mcp.errors import ContextOverflowError, UnsupportedError
 from gemma_mcp.wire import ChatCompletionRequest, CompletionRequest

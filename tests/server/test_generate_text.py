@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Connect, ScriptedEngines, chunk, error_of, finished, said, texts
+from scripted_engine import Connect, ScriptedEngines, chunk, error_of, finished, said, texts
 
 from gemma_mcp.errors import ContextOverflowError, InvalidReplyError, QueueFullError, UnknownModelError
 from gemma_mcp.wire import ChatCompletionRequest

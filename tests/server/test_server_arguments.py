@@ -1,9 +1,9 @@
 from typing import Any
 
 import pytest
-from conftest import Connect, ScriptedEngines, error_of, texts
 from mcp import MCPError
 from mcp.types import INVALID_PARAMS
+from scripted_engine import Connect, ScriptedEngines, error_of, texts
 
 ERAS = ["2026-07-28", "legacy"]
 SIGNATURES = {

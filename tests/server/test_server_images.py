@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, ScriptedEngines, error_of, texts
 from PIL import Image
+from scripted_engine import Connect, ScriptedEngines, error_of, texts
 
 from gemma_mcp.wire import ChatCompletionRequest, ImagePart, TextPart
 

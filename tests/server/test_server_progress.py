@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import anyio
 import pytest
-from conftest import Connect, ScriptedEngines, chunk, error_of, finished, said, texts
+from scripted_engine import Connect, ScriptedEngines, chunk, error_of, finished, said, texts
 
 from gemma_mcp.server import replies
 
