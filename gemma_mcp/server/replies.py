@@ -136,7 +136,7 @@ async def collect(stream: ChunkStream, model: str, box: TimeBox, progress: Progr
 def _too_late(waiting: str, seconds: float) -> DeadlineError:
     if waiting.startswith("loading"):
         return DeadlineError(
-            f"The model was still {waiting} when the {seconds:g} s of this call were over.",
+            f"The model was not loaded yet when the {seconds:g} s of this call were over ({waiting}).",
             "It keeps loading: call again in a moment and it will be ready.",
         )
     return DeadlineError(

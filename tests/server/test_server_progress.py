@@ -168,7 +168,7 @@ async def test_a_deadline_that_the_engine_kept_is_told_the_same_way(connect: Con
 @pytest.mark.parametrize(
     ("waiting", "sentence"),
     [
-        (LOADING, "still loading 40 % when the 0.1 s of this call were over. It keeps loading: call again"),
+        (LOADING, "not loaded yet when the 0.1 s of this call were over (loading 40 %). It keeps loading: call again"),
         (QUEUED, "no text yet when the 0.1 s of this call were over (queued, place 2)"),
         (READING, "(reading 1,024 of 4,000 tokens)"),
     ],
