@@ -1,4 +1,4 @@
-"""The pool: one engine for all, started when it is needed, replaced when it died, trusted only when it proves itself."""
+"""The pool: one engine for all, started when needed, replaced when it died, trusted only when it proves itself."""
 
 import contextlib
 import os
@@ -50,6 +50,14 @@ async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(30):
         while not condition():
             await anyio.sleep(0.02)
+
+
+async def killed_at(home: EngineHome, pool: EnginePool, text: str, when: Callable[[ChatCompletion], bool]) -> None:
+    """Kill the engine at such chunks."""
+    async with pool.chat(chat(text)) as stream:
+        async for chunk in stream:
+            if when(chunk):
+                kill(home.state().pid)
 
 
 def kill(pid: int) -> None:
@@ -137,24 +145,26 @@ async def test_an_engine_that_dies_before_the_first_token_is_replaced_unnoticed(
 
 async def test_an_engine_that_dies_after_the_first_token_is_one_clear_error(home: EngineHome) -> None:
     async with home.pool() as pool:
+        killing = killed_at(home, pool, "!slow 0.05 " + "x" * 500, lambda chunk: bool(text_of(chunk)))
         with pytest.raises(RemoteError, match="ended"):
-            async with pool.chat(chat("!slow 0.05 " + "x" * 500)) as stream:
-                async for chunk in stream:
-                    if text_of(chunk):
-                        kill(home.state().pid)
+            await killing
         assert await say(pool, "hello") == "hello"
 
 
 async def test_an_engine_that_dies_again_is_not_started_for_ever(home: EngineHome, tmp_path: Path) -> None:
-    kills = 0
+    kills: list[int] = []
+
+    def begun(chunk: ChatCompletion) -> bool:
+        if chunk.prompt_progress is None or chunk.prompt_progress.processed:
+            return False
+        kills.append(home.state().pid)
+        return True
+
     async with home.pool() as pool:
+        killing = killed_at(home, pool, f"!hold {tmp_path / 'never'} x", begun)
         with pytest.raises(RemoteError, match="ended"):
-            async with pool.chat(chat(f"!hold {tmp_path / 'never'} x")) as stream:
-                async for chunk in stream:
-                    if chunk.prompt_progress is not None and chunk.prompt_progress.processed == 0:
-                        kills += 1
-                        kill(home.state().pid)
-    assert kills == 2
+            await killing
+    assert len(set(kills)) == 2
 
 
 async def test_leaving_a_stream_ends_its_request(home: EngineHome, tmp_path: Path) -> None:
@@ -437,12 +447,15 @@ async def test_stop_ends_the_engine_and_its_workers(home: EngineHome) -> None:
 
 
 async def test_stop_ends_a_running_request_with_one_clear_reason(home: EngineHome, tmp_path: Path) -> None:
+    async def stopped(pool: EnginePool) -> None:
+        async with pool.chat(chat(f"!hold {tmp_path / 'never'} x")) as stream:
+            async for chunk in stream:
+                if chunk.prompt_progress is not None:
+                    assert await pool.stop() is True
+
     async with home.pool() as pool:
         with pytest.raises(CapacityError, match="stopped"):
-            async with pool.chat(chat(f"!hold {tmp_path / 'never'} x")) as stream:
-                async for chunk in stream:
-                    if chunk.prompt_progress is not None:
-                        assert await pool.stop() is True
+            await stopped(pool)
 
 
 async def test_stop_with_drain_lets_a_running_request_finish(home: EngineHome, tmp_path: Path) -> None:
@@ -456,6 +469,22 @@ async def test_stop_with_drain_lets_a_running_request_finish(home: EngineHome, t
                 gate.touch()
     assert said == "finished"
     await until(lambda: not home.processes())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="suspended processes are POSIX")
+async def test_an_engine_that_hangs_can_be_stopped(home: EngineHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemma_mcp.client.connect.HANDSHAKE_SECONDS", 0.5)
+    async with home.pool() as pool:
+        await say(pool, "hello")
+        hung = home.state().pid
+        psutil.Process(hung).suspend()
+        assert await pool.running() is None
+        with pytest.raises(RemoteError, match="running already") as caught:
+            await pool.models()
+        assert "engine stop" in caught.value.hint
+        assert await pool.stop() is True
+        assert not psutil.pid_exists(hung)
+        assert await say(pool, "hello again") == "hello again"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
