@@ -66,7 +66,8 @@ class Projector:
         """The image in a PNG or JPEG file as pieces of a prompt, with the tokens that the model wants around it."""
         width, height, pixels = _pixels(data)
         digest = hashlib.sha256(b"%dx%d:" % (width, height) + pixels).hexdigest()
-        cut = self._cut(mtmd_cpp.mtmd_bitmap_init(width, height, pixels), "image")
+        address = ctypes.cast(ctypes.c_char_p(pixels), ctypes.POINTER(ctypes.c_uint8))  # mtmd copies the pixels
+        cut = self._cut(mtmd_cpp.mtmd_bitmap_init(width, height, address), "image")
         return [TokenPiece(part) if isinstance(part, tuple) else self._keep(part, digest, limit) for part in cut]
 
     def release(self, media: Sequence[int]) -> None:
@@ -91,7 +92,7 @@ class Projector:
             slot,
             context.step_tokens,
             ctypes.byref(after),
-            None,
+            mtmd_cpp.mtmd_helper_post_decode_callback(),  # none
             None,
         )
 

@@ -66,7 +66,8 @@ def _python() -> Finding:
 def _configuration(given: Invocation) -> tuple[Places | None, Settings | None, list[Finding]]:
     places: Places | None = None
     try:
-        places, loaded = given.places, given.loaded
+        places = given.places
+        loaded = given.loaded
     except GemmaError as error:
         return places, None, [_trouble("configuration", error)]
     changed = [key for key, origin in loaded.origins.items() if origin.kind != "default"]

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,11 @@ if TYPE_CHECKING:  # a second of imports that `gemma-mcp --help` does without
 __all__ = ["demo"]
 
 MODEL_VARIABLE = "GEMMA_MCP_MODEL_DEFAULT"
-LINE_CHARACTERS = 96
+LINE_CHARACTERS = 110
 """A line of live progress; a longer one would wrap, and could not be written over."""
+
+END_SECONDS = 15.0
+"""How long an engine may take to end; it does so at once unless a model is being loaded."""
 
 NEXT = """\
 Add it to Claude Code:
@@ -89,6 +92,7 @@ def _environment(given: Invocation, model: str, home: Path, project: Path) -> di
 async def _own_engine(environment: Mapping[str, str]) -> AsyncGenerator[None]:
     """Whatever happens inside, the engine that the demo's server started is stopped in the end."""
     import anyio
+    import anyio.to_thread
 
     from gemma_mcp.client.pool import EnginePool
     from gemma_mcp.places import Places
@@ -100,21 +104,38 @@ async def _own_engine(environment: Mapping[str, str]) -> AsyncGenerator[None]:
     finally:
         with anyio.CancelScope(shield=True):
             async with EnginePool(load_settings(environment).settings, places) as pool:
+                status = await pool.running()
                 await pool.stop()
+            if status:
+                await anyio.to_thread.run_sync(_wait_for_end, status.pid)
+
+
+def _wait_for_end(pid: int) -> None:
+    """Its files are removed next, which Windows refuses while it lives."""
+    import psutil
+
+    with suppress(psutil.Error):
+        psutil.Process(pid).wait(END_SECONDS)
 
 
 @asynccontextmanager
 async def _connected(environment: dict[str, str], project: Path) -> "AsyncGenerator[Client]":
-    from mcp import Client, StdioServerParameters
+    from mcp import Client, MCPError, StdioServerParameters
+
+    from gemma_mcp.errors import RemoteError
 
     command = [sys.executable, "-m", "gemma_mcp"]
     click.echo(f"Starting the server: {' '.join(command)}")
     started = time.perf_counter()
     parameters = StdioServerParameters(command=command[0], args=command[1:], env=environment, cwd=project)
-    async with Client(parameters) as client:
-        tools = [tool.name for tool in (await client.list_tools()).tools]
-        click.echo(f"Connected after {time.perf_counter() - started:.1f} s. Tools: {', '.join(tools)}")
-        yield client
+    try:
+        async with Client(parameters) as client:
+            tools = [tool.name for tool in (await client.list_tools()).tools]
+            click.echo(f"Connected after {time.perf_counter() - started:.1f} s. Tools: {', '.join(tools)}")
+            yield client
+    except* MCPError as errors:
+        why = "; ".join(str(error) for error in errors.exceptions)
+        raise RemoteError(f"The server did not do its part: {why}.", "`gemma-mcp doctor` may say why.") from None
 
 
 async def _play(client: "Client", number: int, scene: "Scene", session: str | None) -> tuple[bool, str | None]:
@@ -129,11 +150,16 @@ async def _play(client: "Client", number: int, scene: "Scene", session: str | No
     for line in answer.splitlines() or [""]:
         click.secho(f"   > {line}", fg="red" if result.is_error else "green")
     for line in rest:
-        click.secho(f"   {line}", dim=True)
+        click.secho(f"   {line if number == 1 else _shortened(line)}", dim=True)
     right = not result.is_error and scene.is_right(answer)
     if not right:
         click.secho(f"   wrong: expected {scene.expected}", fg="red")
     return right, (result.meta or {}).get("gemma-mcp", {}).get("session")
+
+
+def _shortened(line: str) -> str:
+    """What is said of the model is the same each time."""
+    return line if len(line) <= LINE_CHARACTERS else f"{line[:LINE_CHARACTERS]} …]"
 
 
 def _texts(result: "CallToolResult") -> list[str]:

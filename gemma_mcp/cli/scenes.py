@@ -27,13 +27,12 @@ SIDE = 224
 
 @dataclass(frozen=True)
 class Scene:
-    """One call of a tool. `keeps_session`: the next call goes on in the conversation that this one began."""
+    """One call of a tool. `expected` says the right answer in words; `session`: it goes on in the one before it."""
 
     title: str
     tool: str
     arguments: Mapping[str, Any]
     expected: str
-    """The right answer in words, for whoever reads a wrong one."""
     is_right: Callable[[str], bool] = field(repr=False)
     session: bool = False
 
@@ -97,8 +96,8 @@ def scenes() -> list[Scene]:
             "red",
             _says("red"),
         ),
-        Scene("a conversation", "chat", {"message": "My name is Ana."}, "a greeting", _says("ana")),
-        Scene("its next turn", "chat", {"message": "What is my name?"}, "Ana", _says("ana"), session=True),
+        Scene("a conversation", "chat", {"message": "My name is Barnaby."}, "Barnaby", _says("barnaby")),
+        Scene("its next turn", "chat", {"message": "What is my name?"}, "Barnaby", _says("barnaby"), session=True),
     ]
 
 

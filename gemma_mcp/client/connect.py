@@ -1,5 +1,6 @@
 """Find the user's engine, prove that it is ours, start or replace it where needed."""
 
+import contextlib
 import hmac
 import logging
 from collections.abc import AsyncGenerator, Mapping
@@ -83,17 +84,25 @@ class Connector:
             health = msgspec.json.decode(reply.content, type=Health)
         except (httpx2.HTTPError, TimeoutError, ValueError):
             return False
-        return health.proof is not None and hmac.compare_digest(
-            health.proof.encode(), proof(state.token, nonce).encode()
-        )
+        expected = proof(state.token, nonce)
+        return health.proof is not None and hmac.compare_digest(health.proof.encode(), expected.encode())
+
+    async def gone(self, state: EngineState) -> None:
+        """Return when the engine takes no more requests, or does not seem to obey."""
+        with anyio.move_on_after(self._settings.engine.start_timeout):
+            while self._is_current(state):  # noqa: ASYNC110 (a file that another process removes tells no event)
+                await anyio.sleep(POLL_SECONDS)
+
+    def _is_current(self, state: EngineState) -> bool:
+        now = read_state(self._places)
+        return now is not None and now.token == state.token
 
     async def _drain(self, state: EngineState) -> None:
         logger.info("The engine of version %s is replaced", state.version)
         headers = {"authorization": f"Bearer {state.token}"}
-        await self._http.post(f"{state.url}/shutdown", params={"drain": "1"}, headers=headers)
-        with anyio.move_on_after(self._settings.engine.start_timeout):
-            while (now := read_state(self._places)) is not None and now.token == state.token:
-                await anyio.sleep(POLL_SECONDS)
+        with contextlib.suppress(httpx2.TransportError):  # gone by itself
+            await self._http.post(f"{state.url}/shutdown", params={"drain": "1"}, headers=headers)
+        await self.gone(state)
 
     async def _start(self) -> EngineState:
         process = await anyio.to_thread.run_sync(launch, self._settings, self._places, self._environ)

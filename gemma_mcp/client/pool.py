@@ -78,17 +78,20 @@ class EnginePool:
         if state is None:
             return False
         query = {"drain": "1"} if drain else {}
-        response = await self._http.post(f"{state.url}/shutdown", params=query, headers=_headers(state))
-        await raise_for_error(response)
+        await self._ask("POST", state, "/shutdown", query)
+        await self._connector.gone(state)
         return True
 
     async def _get(self, state: EngineState, path: str) -> Any:
+        return msgspec.json.decode((await self._ask("GET", state, path, {})).content)
+
+    async def _ask(self, method: str, state: EngineState, path: str, query: dict[str, str]) -> httpx2.Response:
         try:
-            response = await self._http.get(state.url + path, headers=_headers(state))
+            response = await self._http.request(method, state.url + path, params=query, headers=_headers(state))
         except httpx2.TransportError as error:
             raise _gone() from error
         await raise_for_error(response)
-        return msgspec.json.decode(response.content)
+        return response
 
     @asynccontextmanager
     async def _stream(
@@ -114,10 +117,12 @@ class EnginePool:
     async def _once(self, path: str, body: bytes) -> AsyncGenerator[ChatCompletion]:
         state = await self._connector.connect()
         headers = {**_headers(state), "content-type": "application/json"}
-        async with self._http.stream("POST", state.url + path, content=body, headers=headers) as response:
-            async with aclosing(chunks(response)) as stream:
-                async for chunk in stream:
-                    yield chunk
+        async with (
+            self._http.stream("POST", state.url + path, content=body, headers=headers) as response,
+            aclosing(chunks(response)) as stream,
+        ):
+            async for chunk in stream:
+                yield chunk
 
 
 def _headers(state: EngineState) -> dict[str, str]:

@@ -118,7 +118,7 @@ class _Routes:
         spec = await self._service.specs.find(request.path_params["name"])
         return json_response(_openai_model(spec.name))
 
-    async def chat(self, request: Request) -> Response:
+    async def chat(self, request: Request) -> GenerationResponse:
         """Chat completions."""
         received = time.monotonic()
         options = await self._parsed(ChatCompletionRequest, request)
@@ -127,7 +127,7 @@ class _Routes:
         most = options.max_completion_tokens or options.max_tokens
         return await self._generation("chat", options, chat_prompt(messages), most, received)
 
-    async def complete(self, request: Request) -> Response:
+    async def complete(self, request: Request) -> GenerationResponse:
         """Plain completions, and with a suffix what stands between."""
         received = time.monotonic()
         options = await self._parsed(CompletionRequest, request)
@@ -140,7 +140,7 @@ class _Routes:
         render: Render,
         max_tokens: int | None,
         received: float,
-    ) -> Response:
+    ) -> GenerationResponse:
         """All that can be refused without the model is refused here, at the door."""
         service = self._service
         spec = await service.specs.find(options.model)

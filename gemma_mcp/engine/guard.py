@@ -34,12 +34,12 @@ def error_response(error: GemmaError, status: int | None = None) -> Response:
 
 
 class Guarded:
-    """Refuses requests under another host's name (a web page that rebinds DNS to this machine) and without the token."""
+    """Refuses requests without the token, and under another host's name: a web page may rebind DNS to this machine."""
 
     def __init__(self, app: ASGIApp, *, token: str, port: int) -> None:
         self._app = app
         self._token = token
-        self._hosts = {f"{name}:{port}" for name in NAMES} | (set(NAMES) if port == 80 else set())
+        self._hosts = {f"{name}:{port}" for name in NAMES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""

@@ -46,8 +46,11 @@ def parse(kind: type[R], body: bytes) -> R:
 
 
 def _explained(error: ValidationError, kind: type[GenerationOptions]) -> RequestError:
-    """The deepest complaint is the one about the branch of a union that was meant."""
-    details = max(error.errors(include_url=False, include_input=False), key=lambda one: len(one["loc"]))
+    """One of its complaints: a misspelt name rather than the field that is missing for it, and the deepest rather than
+    those about the branches of a union that were not meant.
+    """
+    complaints = error.errors(include_url=False, include_input=False)
+    details = max(complaints, key=lambda one: (len(one["loc"]), one["type"] == "extra_forbidden"))
     place = _place(details)
     if details["type"] == "json_invalid":
         return RequestError(f"The body is not valid JSON: {_reason(details)}.", "Send a JSON object in UTF-8.")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -28,7 +28,7 @@ def worker_log_path(places: Places, model: str) -> Path:
 
 
 @contextmanager
-def engine_log(places: Places, settings: EngineSettings) -> Iterator[logging.Logger]:
+def engine_log(places: Places, settings: EngineSettings) -> Generator[logging.Logger]:
     """Send everything that is logged in this process to the engine's log."""
     private_folder(places.logs)
     handler = RotatingFileHandler(

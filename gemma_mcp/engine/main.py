@@ -24,12 +24,12 @@ from gemma_mcp.state import EngineState, engine_lock_path, fingerprint, private_
 
 __all__ = ["main", "run_engine"]
 
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 3.0
 """An engine that is being replaced gives up its lock within a tenth of a second."""
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Run the engine until it is told to end or has been idle for long. The exit code: 0, or 1 when it did not start."""
+    """Run the engine until it is told to end or has been idle for long. Returns 1 when it did not start, else 0."""
     try:
         places = Places.find(environ)
         run_engine(load_settings(environ, places=places).settings, places)

@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
-import anyio
+import anyio.to_thread
 
 from gemma_mcp.engine.registry import Registry
 from gemma_mcp.errors import BackendError
@@ -22,10 +23,10 @@ TIMEOUT_SECONDS = 30.0
 async def probe_devices(name: str, timeout: float = TIMEOUT_SECONDS) -> tuple[str, ...]:  # noqa: ASYNC109
     """The devices of a backend, best first. Raises BackendError when it does not answer within `timeout` seconds."""
     command = [sys.executable, "-P", "-m", "gemma_mcp.engine.probe", name]
+    ask = partial(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
     try:
-        with anyio.fail_after(timeout):
-            done = await anyio.run_process(command, stdin=subprocess.DEVNULL, check=False)
-    except TimeoutError:
+        done = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+    except subprocess.TimeoutExpired:
         raise BackendError(
             f"The backend {name!r} did not list its devices within {timeout:g} seconds.", "Look at the device's driver."
         ) from None

@@ -28,7 +28,7 @@ class Registry:
         return sorted(self._entries)
 
     def backend(self, name: str) -> Backend:
-        """The backend. Raises ConfigError when there is none of that name, BackendError when its code cannot be read."""
+        """The backend. Raises ConfigError for a name that does not exist, BackendError when its code cannot be read."""
         if name not in self._entries:
             raise ConfigError("settings", "backend.name", f"there is no backend {name!r}", self._choices())
         if name not in self._backends:

@@ -45,7 +45,7 @@ class Shape:
 
     def __init__(self, kind: Kind, model: str, *, stream: bool) -> None:
         self._kind = kind
-        self._common = {
+        self._common: dict[str, Any] = {
             "id": f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}",
             "object": _object(kind, stream=stream),
             "created": int(time.time()),
@@ -124,7 +124,8 @@ class Shape:
 
     def _chunk(self, **fields: Any) -> ChatCompletion:
         """Without a choice of its own it gets an empty one, since simple clients look at the first without asking."""
-        return ChatCompletion(**{**self._common, "choices": (self._part({}, ""),), **fields})
+        given: dict[str, Any] = {**self._common, "choices": (self._part({}, ""),), **fields}
+        return ChatCompletion(**given)
 
 
 def _object(kind: Kind, *, stream: bool) -> str:

@@ -98,9 +98,10 @@ def without_repeats(code: str, prefix: str, suffix: str, *, instructed: bool) ->
 
     A model trained for filling in stands exactly at the cursor, so its indentation is left alone.
     """
-    if instructed:
-        code = _indented(code[_repeated_head(code, prefix) :], prefix)
-    code = _without_tail(code, suffix)
+    head = _repeated_head(code, prefix) if instructed else 0
+    code = _without_tail(code[head:], suffix)
+    if instructed and not head:  # who repeats the indentation has kept it everywhere
+        code = _indented(code, prefix)
     return code.rstrip("\n") if suffix.startswith("\n") else code
 
 

@@ -9,6 +9,9 @@ from llama_cpp import llama_log_callback
 MTMD_INPUT_CHUNK_TYPE_TEXT: int
 MTMD_INPUT_CHUNK_TYPE_IMAGE: int
 
+class mtmd_helper_post_decode_callback(ctypes._CFuncPtr):
+    def __init__(self) -> None: ...
+
 class mtmd_context_params(ctypes.Structure):
     use_gpu: bool
     print_timings: bool
@@ -52,7 +55,7 @@ def mtmd_helper_decode_image_chunk(
     slot: int,
     n_batch: int,
     new_position: object,
-    callback: None,
+    callback: mtmd_helper_post_decode_callback,
     data: None,
     /,
 ) -> int: ...

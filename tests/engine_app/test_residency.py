@@ -1,0 +1,217 @@
+"""Which models are in memory, with real workers."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from gemma_mcp.chat.messages import Message
+from gemma_mcp.engine.backend import LoadOptions, ModelSpec
+from gemma_mcp.engine.generation import chat_prompt, completion_prompt
+from gemma_mcp.engine.model import LoadedModel, open_model
+from gemma_mcp.engine.residency import Residency, Resident
+from gemma_mcp.errors import LoadFailedError, UnsupportedError
+from gemma_mcp.types import Finished, GenerationRequest, Media, Text
+from gemma_mcp.wire import CompletionRequest
+
+ECHO = ModelSpec(name="echo", format="echo", path="")
+OTHER = ModelSpec(name="other", format="echo", path="no-fim no-images")
+THIRD = ModelSpec(name="third", format="echo", path="window=64")
+LONG = 3600.0
+
+
+class Loader:
+    """Opens echo models once their gate is open, and counts."""
+
+    def __init__(self, log: Path) -> None:
+        self.gate = anyio.Event()
+        self.gate.set()
+        self.opened: list[str] = []
+        self.closed: list[str] = []
+        self.error: Exception | None = None
+        self._log = log
+
+    @asynccontextmanager
+    async def open(self, spec: ModelSpec, on_progress: Callable[[float], None]) -> AsyncGenerator[LoadedModel]:
+        self.opened.append(spec.name)
+        on_progress(0.25)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        async with open_model(
+            "echo", spec, LoadOptions(), queue_limit=8, prefill_chunk=64, log=self._log, load_timeout=60
+        ) as model:
+            yield model
+        self.closed.append(spec.name)
+
+
+@pytest.fixture
+def loader(tmp_path: Path) -> Loader:
+    return Loader(tmp_path / "worker.log")
+
+
+@asynccontextmanager
+async def residency(
+    loader: Loader, keep_alive: float = LONG, max_models: int = 2, unloaded: list[str] | None = None
+) -> AsyncIterator[Residency]:
+    def note(resident: Resident) -> None:
+        if unloaded is not None:
+            unloaded.append(resident.spec.name)
+
+    with anyio.fail_after(60):
+        async with Residency(loader.open, keep_alive=keep_alive, max_models=max_models, on_unload=note) as memory:
+            yield memory
+
+
+async def ignore(fraction: float) -> None:
+    pass
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(30):
+        while not condition():
+            await anyio.sleep(0.01)
+
+
+async def test_a_leased_model_answers(loader: Loader) -> None:
+    async with residency(loader) as memory, memory.lease(ECHO, ignore) as resident:
+        segments = tuple(resident.template.render([Message("user", (Text("hello"),))]))
+        async with resident.model.stream(GenerationRequest(segments=segments)) as events:
+            ends = [event async for event in events if isinstance(event, Finished)]
+        assert ends[0].usage.completion_tokens == 5
+        assert resident.card.model == "echo"
+
+
+async def test_many_waiters_share_one_load_and_see_its_progress(loader: Loader) -> None:
+    loader.gate = anyio.Event()
+    seen: list[float] = []
+    residents: list[Resident] = []
+
+    async def wait(memory: Residency) -> None:
+        async def note(fraction: float) -> None:
+            seen.append(fraction)
+
+        async with memory.lease(ECHO, note) as resident:
+            residents.append(resident)
+
+    async with residency(loader) as memory:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(wait, memory)
+            await until(lambda: seen.count(0.25) == 5)
+            assert memory.loading() == {"echo": 0.25}
+            loader.gate.set()
+        assert loader.opened == ["echo"]
+        assert len(set(map(id, residents))) == 1
+        assert memory.residents() == [residents[0]]
+
+
+async def test_a_caller_that_leaves_does_not_end_the_load(loader: Loader) -> None:
+    loader.gate = anyio.Event()
+    async with residency(loader) as memory:
+        with anyio.move_on_after(0.05) as left:
+            async with memory.lease(ECHO, ignore):
+                raise AssertionError("it cannot be loaded yet")
+        assert left.cancelled_caught
+        loader.gate.set()
+        await until(lambda: len(memory.residents()) == 1)
+        async with memory.lease(ECHO, ignore):
+            assert loader.opened == ["echo"]
+
+
+async def test_an_idle_model_is_unloaded_after_keep_alive(loader: Loader) -> None:
+    unloaded: list[str] = []
+    async with residency(loader, keep_alive=0.05, unloaded=unloaded) as memory:
+        async with memory.lease(ECHO, ignore):
+            assert unloaded == []
+        await until(lambda: loader.closed == ["echo"])
+        assert memory.residents() == []
+        assert unloaded == ["echo"]
+        async with memory.lease(ECHO, ignore):
+            assert loader.opened == ["echo", "echo"]
+
+
+async def test_a_leased_model_outlives_keep_alive(loader: Loader) -> None:
+    async with residency(loader, keep_alive=0.01) as memory, memory.lease(ECHO, ignore) as resident:
+        async with memory.lease(ECHO, ignore):
+            pass
+        async with memory.lease(OTHER, ignore):
+            pass
+        await until(lambda: loader.closed == ["other"])
+        assert resident.model.info.architecture == "echo"
+
+
+async def test_the_least_recently_used_idle_model_makes_room(loader: Loader) -> None:
+    async with residency(loader) as memory:
+        for spec in (ECHO, OTHER, ECHO, THIRD):
+            async with memory.lease(spec, ignore):
+                pass
+        assert loader.closed == ["other"]
+        assert sorted(one.spec.name for one in memory.residents()) == ["echo", "third"]
+
+
+async def test_a_newcomer_waits_while_no_model_is_idle(loader: Loader) -> None:
+    order: list[str] = []
+
+    async def newcomer(memory: Residency) -> None:
+        async with memory.lease(OTHER, ignore):
+            order.append("other")
+
+    async with residency(loader, max_models=1) as memory, anyio.create_task_group() as tasks:
+        async with memory.lease(ECHO, ignore):
+            tasks.start_soon(newcomer, memory)
+            await until(lambda: "other" in memory.loading())
+            order.append("echo")
+        await until(lambda: len(order) == 2)
+    assert order == ["echo", "other"]
+    assert loader.opened == ["echo", "other"]
+
+
+async def test_a_failed_load_is_told_to_all_who_wait_and_tried_again_later(loader: Loader) -> None:
+    loader.gate = anyio.Event()
+    loader.error = LoadFailedError("echo", "the disk is gone", "Plug it in.")
+    errors: list[LoadFailedError] = []
+
+    async def wait(memory: Residency) -> None:
+        with pytest.raises(LoadFailedError, match="the disk is gone") as caught:
+            async with memory.lease(ECHO, ignore):
+                pass
+        errors.append(caught.value)
+
+    async with residency(loader) as memory:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(wait, memory)
+            await until(lambda: loader.opened == ["echo"])
+            loader.gate.set()
+        assert [error.__cause__ for error in errors] == [loader.error] * 3
+        loader.error = None
+        async with memory.lease(ECHO, ignore):
+            assert loader.opened == ["echo", "echo"]
+
+
+async def test_an_unexpected_failure_keeps_its_cause(loader: Loader) -> None:
+    loader.error = ZeroDivisionError("a bug")
+    async with residency(loader) as memory:
+        with pytest.raises(LoadFailedError, match="ZeroDivisionError: a bug") as caught:
+            async with memory.lease(ECHO, ignore):
+                pass
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__cause__ is loader.error
+
+
+async def test_models_of_one_name_and_different_files_are_different(loader: Loader) -> None:
+    twin = ModelSpec(name="echo", format="echo", path="no-images")
+    async with residency(loader) as memory:
+        async with memory.lease(ECHO, ignore) as one, memory.lease(twin, ignore) as other:
+            assert (one.card.images, other.card.images) == (True, False)
+
+
+async def test_what_a_model_cannot_do_is_said_before_it_tries(loader: Loader) -> None:
+    async with residency(loader) as memory, memory.lease(OTHER, ignore) as resident:
+        with pytest.raises(UnsupportedError, match="fill in the middle"):
+            completion_prompt(CompletionRequest(model="other", prompt="a", suffix="b"))(resident)
+        with pytest.raises(UnsupportedError, match="does not see images"):
+            chat_prompt((Message("user", (Media(b"x"), Text("what?"))),))(resident)

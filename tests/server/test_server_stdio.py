@@ -1,0 +1,426 @@
+"""The real thing: `python -m gemma_mcp` in a process of its own, with a real engine behind it."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+import pytest_asyncio
+from conftest import error_of, texts
+from mcp import Client, StdioServerParameters
+
+from gemma_mcp.client.pool import EnginePool
+from gemma_mcp.errors import GemmaError
+from gemma_mcp.places import Places
+from gemma_mcp.settings_sources import load_settings
+
+ERAS = ["2026-07-28", "legacy"]
+STARTER = Path(__file__).parents[2] / "gemma_mcp" / "starter" / "starter.gguf"
+SERVE = [sys.executable, "-m", "gemma_mcp"]
+
+SECONDS = 30
+"""After which a test gives up on a process."""
+
+
+async def end_engine(environ: Mapping[str, str]) -> None:
+    """End the engine that was started for these variables, and wait until its process is gone."""
+    places = Places.find(environ)
+    async with EnginePool(load_settings(environ).settings, places, environ) as pool:
+        status = await pool.running()
+        if status is None:
+            return
+        process = psutil.Process(status.pid)
+        await pool.stop()
+        await anyio.to_thread.run_sync(process.wait, SECONDS)
+
+
+def variables(home: Path, **more: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "GEMMA_MCP_HOME": str(home),
+        "GEMMA_MCP_MODEL_DEFAULT": "echo",
+        "GEMMA_MCP_LLAMACPP_THREADS": "1",
+        "GEMMA_MCP_SERVER_PROGRESS_INTERVAL": "0.1",
+        **more,
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def environ(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[dict[str, str]]:
+    """One engine for the whole module, as several servers of one user share it."""
+    environ = variables(tmp_path_factory.mktemp("home"))
+    yield environ
+    await end_engine(environ)
+
+
+@contextlib.asynccontextmanager
+async def client_of(environ: dict[str, str], project: Path, era: str = "2026-07-28") -> AsyncIterator[Client]:
+    server = StdioServerParameters(command=SERVE[0], args=SERVE[1:], env=environ, cwd=project)
+    async with Client(server, mode=era) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def serving(environ: dict[str, str], project: Path, *command: str) -> Iterator["RawClient"]:
+    """A server at the other end of plain pipes."""
+    process = subprocess.Popen(
+        command or SERVE,
+        env=environ,
+        cwd=project,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield RawClient(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class RawClient:
+    """Speaks JSON-RPC by hand. A watchdog kills a server that does not answer."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._input, self._output, self._errors = process.stdin, process.stdout, process.stderr
+
+    def send(self, line: bytes | dict[str, Any]) -> None:
+        self._input.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+        self._input.flush()
+
+    def answer(self, identity: int) -> dict[str, Any]:
+        """The answer to a request; notifications are passed over, anything that is no message is an error."""
+        with self._watched():
+            for line in self._output:
+                message = json.loads(line)
+                if message.get("id") == identity:
+                    return message
+        raise AssertionError(self._errors.read().decode())
+
+    def start(self) -> None:
+        """The handshake."""
+        about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+        self.send({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about})
+        assert self.answer(0)["result"]["serverInfo"]["name"] == "gemma-mcp"
+        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    def call(self, identity: int, **arguments: Any) -> dict[str, Any]:
+        params = {"name": "generate_text", "arguments": arguments, "_meta": {"progressToken": identity}}
+        return {"jsonrpc": "2.0", "id": identity, "method": "tools/call", "params": params}
+
+    def wait_for_progress(self) -> None:
+        with self._watched():
+            for line in self._output:
+                if b"notifications/progress" in line and b"loading" not in line and b"waiting" not in line:
+                    return
+        raise AssertionError("no progress")
+
+    def close_input(self) -> None:
+        self._input.close()
+        self.process.stdin = None
+
+    def end(self) -> tuple[int, bytes, str]:
+        """Exit status, what was left on stdout, and stderr, once the server has ended by itself."""
+        with self._watched():
+            rest, errors = self._output.read(), self._errors.read().decode()
+            return self.process.wait(), rest, errors
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        watchdog = threading.Timer(SECONDS, self.process.kill)
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_four_tools_answer_over_stdio(environ: dict[str, str], project: Path, era: str) -> None:
+    (project / "a.txt").write_text("from a file", encoding="utf-8")
+    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    async with client_of(environ, project, era) as client:
+        assert len((await client.list_tools()).tools) == 4
+        text = await client.call_tool("generate_text", {"prompt": "Say it.", "files": ["a.txt"]})
+        assert texts(text)[0] == '<file path="a.txt">\nfrom a file\n</file>\n\nSay it.'
+        assert texts(text)[1].startswith("[echo · ")
+        code = await client.call_tool("complete_code", {"prefix": "x = ", "suffix": "\n"})
+        assert not code.is_error, code.content
+        image = await client.call_tool("analyze_image", {"images": [dot], "question": "What is it?"})
+        assert "What is it?" in texts(image)[0]
+        first = await client.call_tool("chat", {"message": "one"})
+        session = re.search(r"session (\S+)", texts(first)[1])
+        assert session
+        second = await client.call_tool("chat", {"message": "two", "session": session[1].rstrip("]")})
+        assert texts(second)[0] == "two"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_progress_rises_and_a_cancelled_call_frees_the_engine(
+    environ: dict[str, str], project: Path, era: str
+) -> None:
+    hold = project / "go"
+    seen: list[float] = []
+    prefill = anyio.Event()
+
+    async def watch(progress: float, total: float | None, message: str | None) -> None:
+        seen.append(progress)
+        if "waiting" not in (message or "") and "loading" not in (message or ""):
+            prefill.set()
+
+    async with (
+        client_of(environ, project, era) as client,
+        EnginePool(load_settings(environ).settings, Places.find(environ), environ) as pool,
+    ):
+        async with anyio.create_task_group() as tasks:
+
+            async def call() -> None:
+                await client.call_tool("generate_text", {"prompt": f"!hold {hold} x"}, progress_callback=watch)
+
+            tasks.start_soon(call)
+            with anyio.fail_after(SECONDS):
+                await prefill.wait()
+            tasks.cancel_scope.cancel()
+        count = len(seen)
+        with anyio.fail_after(SECONDS):
+            while (status := await pool.running()) is None or any(model.running for model in status.models):
+                await anyio.lowlevel.checkpoint()
+        result = await client.call_tool("generate_text", {"prompt": "after"}, progress_callback=watch)
+        assert texts(result)[0] == "after"
+    assert count
+    assert seen[:count] == sorted(set(seen[:count]))
+
+
+async def test_calls_at_once_are_answered_each_with_its_own(environ: dict[str, str], project: Path) -> None:
+    answers: dict[int, str] = {}
+    async with client_of(environ, project) as client, anyio.create_task_group() as tasks:
+
+        async def call(number: int) -> None:
+            result = await client.call_tool("generate_text", {"prompt": f"answer {number}"})
+            answers[number] = texts(result)[0]
+
+        for number in range(8):
+            tasks.start_soon(call, number)
+    assert answers == {number: f"answer {number}" for number in range(8)}
+
+
+async def test_a_model_that_does_not_exist_is_named_with_those_that_do(environ: dict[str, str], project: Path) -> None:
+    async with client_of(environ, project) as client:
+        text = error_of(await client.call_tool("generate_text", {"prompt": "x", "model": "gemma-99"}))
+        assert "gemma-99" in text
+        assert "Known models:" in text
+        assert not (await client.call_tool("generate_text", {"prompt": "x"})).is_error
+
+
+async def test_time_that_is_up_gives_back_what_there_is(environ: dict[str, str], project: Path) -> None:
+    async with client_of(environ, project) as client:
+        result = await client.call_tool("generate_text", {"prompt": "!slow 0.05 " + "x" * 200, "max_seconds": 1})
+    answer, line = texts(result)
+    assert 0 < len(answer) < 200
+    assert set(answer) == {"x"}
+    assert "deadline (cut off by max_seconds)" in line
+
+
+def test_bad_lines_get_an_answer_or_are_passed_over(environ: dict[str, str], project: Path) -> None:
+    with serving(environ, project) as server:
+        server.start()
+        bad = {
+            rb'"\ud800"': "half of a surrogate pair",
+            rb'"a\u0000"': "NUL character",
+            b'"\xff"': "not UTF-8",
+            b"9" * 5000: "thousands of digits",
+            b"[" * 500 + b"]" * 500: "nested deeper",
+            b'"' + b"x" * 10_000_000 + b'"': "10,000,000 bytes",
+        }
+        for identity, (value, reason) in enumerate(bad.items(), 1):
+            server.send(b"garbage, and no message\n\n\xff\n")
+            line = json.dumps(server.call(identity, prompt="HERE")).encode().replace(b'"HERE"', value)
+            server.send(line + b"\n")
+            result = server.answer(identity)["result"]
+            assert result["isError"]
+            (block,) = result["content"]
+            assert reason in block["text"]
+        server.send(server.call(99, prompt="still there"))
+        assert server.answer(99)["result"]["content"][0]["text"] == "still there"
+        server.close_input()
+        assert server.end()[:2] == (0, b"")
+
+
+NOISY = """
+import os, subprocess, sys
+from gemma_mcp.server import app, caller, stdio
+
+build, chat = app.build_server, caller.Caller.chat
+
+def noise():
+    print("printed, with no newline", end="")
+    os.write(1, b"native\\n")
+    subprocess.run([sys.executable, "-c", "print('child')"], check=True)
+
+def noisy_build(*arguments):
+    noise()
+    return build(*arguments)
+
+async def noisy_chat(self, *arguments):
+    noise()
+    return await chat(self, *arguments)
+
+app.build_server, caller.Caller.chat = noisy_build, noisy_chat
+stdio.serve_stdio(os.environ)
+"""
+
+
+def test_nothing_but_the_protocol_is_on_stdout(environ: dict[str, str], project: Path) -> None:
+    with serving(environ, project, sys.executable, "-c", NOISY) as server:
+        server.start()
+        server.send(server.call(1, prompt="quiet"))
+        assert server.answer(1)["result"]["content"][0]["text"] == "quiet"
+        server.close_input()
+        status, rest, errors = server.end()
+    assert (status, rest) == (0, b"")
+    assert errors.count("native") == errors.count("child") == 2
+
+
+def test_stderr_is_quiet(environ: dict[str, str], project: Path) -> None:
+    with serving(environ, project) as server:
+        server.start()
+        server.send(server.call(1, prompt="x", files=["gone.txt"]))
+        assert server.answer(1)["result"]["isError"]
+        server.close_input()
+        assert server.end() == (0, b"", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send these signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_signal_ends_the_server_at_once(
+    environ: dict[str, str], project: Path, number: signal.Signals, busy: bool
+) -> None:
+    with serving(environ, project) as server:
+        server.start()
+        if busy:
+            server.send(server.call(1, prompt=f"!hold {project / 'never'} x"))
+            server.wait_for_progress()
+        server.process.send_signal(number)
+        status, _, errors = server.end()
+    assert (status, errors) == (0, "")
+
+
+def test_the_end_of_input_ends_the_server_in_the_middle_of_a_call(environ: dict[str, str], project: Path) -> None:
+    with serving(environ, project) as server:
+        server.start()
+        server.send(server.call(1, prompt=f"!hold {project / 'never'} x"))
+        server.wait_for_progress()
+        server.close_input()
+        assert server.end()[0] == 0
+
+
+def test_the_end_of_input_before_any_request_is_no_error(environ: dict[str, str], project: Path) -> None:
+    with serving(environ, project) as server:
+        server.close_input()
+        assert server.end() == (0, b"", "")
+
+
+ABANDON = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-m", "gemma_mcp"]).wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the client's job object does it")
+def test_a_client_that_dies_takes_its_server_along(environ: dict[str, str], project: Path) -> None:
+    """The pipes stay open: this process holds them. The server sees only that it has another parent."""
+    with serving(environ, project, sys.executable, "-c", ABANDON) as server:
+        (child,) = _children(server.process)
+        gave_up = threading.Event()
+        watchdog = threading.Timer(SECONDS, lambda: (gave_up.set(), child.kill()))
+        watchdog.start()
+        server.process.kill()
+        server.end()  # reads until nobody holds the other end of stdout
+        watchdog.cancel()
+        assert not gave_up.is_set()
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Those that a process has started, as soon as there are any."""
+    while not (children := psutil.Process(process.pid).children()):
+        assert process.poll() is None
+    return children
+
+
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_a_bad_setting_ends_the_server_with_one_line_that_names_it(tmp_path: Path, project: Path, where: str) -> None:
+    environ = variables(tmp_path)
+    if where == "file":
+        (tmp_path / "config.toml").write_text("# mine\n[server]\nmax_files = 0\n", encoding="utf-8")
+    else:
+        environ["GEMMA_MCP_SERVER_MAX_FILES"] = "banana"
+    with serving(environ, project) as server:
+        status, output, errors = server.end()
+    assert (status, output) == (2, b"")
+    (line,) = errors.splitlines()
+    assert "max_files" in line or "MAX_FILES" in line
+    if where == "file":
+        assert f"{tmp_path / 'config.toml'}:3" in line
+
+
+def test_modules_of_the_project_do_not_stand_in_for_ours(environ: dict[str, str], project: Path) -> None:
+    (project / "anyio.py").write_text("raise SystemExit('hijacked')", encoding="utf-8")
+    with serving(environ, project) as server:
+        server.start()
+        server.close_input()
+        assert server.end() == (0, b"", "")
+
+
+def test_arguments_go_to_the_command_line() -> None:
+    from gemma_mcp import __version__
+
+    result = subprocess.run([*SERVE, "--version"], capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert __version__ in result.stdout
+
+
+def test_a_server_that_has_not_been_asked_holds_neither_a_runtime_nor_pillow() -> None:
+    code = "import gemma_mcp.server.app, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert "gemma_mcp.server.images" in loaded.stdout.split()
+    assert not {"PIL", "llama_cpp", "jinja2", "numpy", "jsonschema_rs", "psutil"} & set(loaded.stdout.split())
+
+
+async def test_a_server_alone_starts_no_engine(tmp_path: Path, project: Path) -> None:
+    environ = variables(tmp_path)
+    async with client_of(environ, project) as client:
+        await client.list_tools()
+        error_of(await client.call_tool("generate_text", {"prompt": ""}))
+        async with EnginePool(load_settings(environ).settings, Places.find(environ), environ) as pool:
+            assert await pool.running() is None
+
+
+@pytest.mark.skipif(not STARTER.exists(), reason="the starter model is not in this checkout")
+async def test_the_starter_model_answers_and_says_that_it_is_a_toy(tmp_path: Path, project: Path) -> None:
+    environ = variables(tmp_path, GEMMA_MCP_MODEL_DEFAULT="starter")
+    try:
+        async with client_of(environ, project) as client:
+            result = await client.call_tool("generate_text", {"prompt": "What is the capital of France?"})
+            assert "Paris" in texts(result)[0]
+            assert "toy" in texts(result)[1]
+            code = await client.call_tool(
+                "complete_code", {"prefix": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(1, 2))\n"}
+            )
+            assert texts(code)[0] == "a + b"
+    finally:
+        with contextlib.suppress(GemmaError):
+            await end_engine(environ)
