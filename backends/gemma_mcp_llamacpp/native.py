@@ -152,6 +152,10 @@ class Context:
         llama_cpp.llama_synchronize(self.handle)
         return code
 
+    def attend_causally(self) -> None:
+        """Let every position see the ones before it alone, as text does."""
+        llama_cpp.llama_set_causal_attn(self.handle, True)
+
     def stop(self, wanted: bool) -> None:
         """Whether a running pass is to end at its next graph node. Any thread."""
         self._stop[0] = b"\x01" if wanted else b"\x00"

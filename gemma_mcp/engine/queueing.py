@@ -28,9 +28,6 @@ from gemma_mcp.types import Event, GenerationRequest, Media, Queued
 
 __all__ = ["Intake", "Signal"]
 
-ENCODE_ATTEMPTS = 2
-"""A prompt whose encoding a worker did not survive is tried once more: it may have been somebody else's fault."""
-
 
 class Signal:
     """Something happened; whoever waits for it looks again."""
@@ -69,7 +66,10 @@ class Intake:
         self._withdraw_running = withdraw
         self._work = work
         self._arriving = 0
+        self.alone = anyio.Lock(fast_acquire=True)
+        """Held during a step, and by a prompt whose encoding a worker did not survive: no two suspects at once."""
         self._executor: AsyncExecutor | None = None
+        self._suspended = anyio.Event()
         self._news = _WorkerNews()
         self._condemned: set[bytes] = set()
 
@@ -131,14 +131,24 @@ class Intake:
         return job
 
     async def _encode(self, request: GenerationRequest) -> tuple[AsyncExecutor, Prompt]:
-        for _ in range(ENCODE_ATTEMPTS):
+        """A worker that dies meanwhile may do so for another request's sake, so the next one gets this prompt alone."""
+        executor = await self._current_executor()
+        try:
+            return executor, await encode(executor, request)
+        except WorkerDiedError:
+            await self._replaced(executor)
+        async with self.alone:
             executor = await self._current_executor()
             try:
                 return executor, await encode(executor, request)
             except WorkerDiedError:
-                continue
-        self._condemned.add(_digest(request))
-        raise _verdict()
+                self._condemned.add(_digest(request))
+                raise _verdict() from None
+
+    async def _replaced(self, executor: AsyncExecutor) -> None:
+        """Return when the scheduler has noticed that this worker is dead."""
+        while self._executor is executor:
+            await self._suspended.wait()
 
     async def _current_executor(self) -> AsyncExecutor:
         while self._executor is None:
@@ -186,11 +196,13 @@ class Intake:
     def open(self, executor: AsyncExecutor) -> None:
         """There is a worker."""
         self._executor = executor
+        self._suspended = anyio.Event()
         self._tell(None)
 
     def suspend(self) -> None:
         """There is none for the moment; requests wait."""
         self._executor = None
+        self._suspended.set()
 
     def refuse(self, error: GemmaError) -> None:
         """No worker can be had: whoever waits is told so."""

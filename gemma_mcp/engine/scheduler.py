@@ -123,13 +123,17 @@ class Scheduler:
             return
         self._stepping = frozenset(self._jobs_of(step.rows))
         try:
-            self._commit(step, await executor.step(step))
+            self._commit(step, await self._execute(executor, step))
         except WorkerDiedError:
             raise
         except GemmaError as error:
             self._abandon(step, error)
         self._stepping = frozenset()
         self._counters.step_seconds += time.perf_counter() - started
+
+    async def _execute(self, executor: AsyncExecutor, step: Step) -> StepResult:
+        async with self._intake.alone:
+            return await executor.step(step)
 
     async def _rest(self, executor: AsyncExecutor) -> None:
         """Until there is work. Raises WorkerDiedError when the worker dies meanwhile."""
@@ -161,13 +165,16 @@ class Scheduler:
 
     async def _open(self, executor: AsyncExecutor, slot: Slot, job: Job) -> bool:
         """Set the slot's sampler up. False when the job's options are refused, or it was cancelled meanwhile."""
+        self._stepping = frozenset((job,))
         try:
-            await executor.open(slot.index, job.options)
+            async with self._intake.alone:
+                await executor.open(slot.index, job.options)
         except WorkerDiedError:
             self._intake.put_back([job])
             raise
         except GemmaError as error:
             job.fail(error)
+        self._stepping = frozenset()
         return not job.finished
 
     def _place(self, job: Job, slot: Slot, keep: int) -> None:
@@ -331,7 +338,8 @@ class Scheduler:
         for job in list(self._intake.waiting):
             if job.prompt.spans and not job.finished:
                 self._stepping = frozenset((job,))
-                job.prompt = await encode(executor, job.request)
+                async with self._intake.alone:
+                    job.prompt = await encode(executor, job.request)
                 job.prepared_by = executor
                 if job.finished:  # its reader left meanwhile
                     self._intake.release_media(job)

@@ -76,10 +76,16 @@ class Faults:
     interrupts: frozenset[int] = frozenset()
     poison: frozenset[int] = frozenset()
     """Seeds of requests that kill the worker whenever they sample their third token."""
+    bad_options: frozenset[int] = frozenset()
+    """Seeds of requests whose options kill the worker."""
+    bad_image: bytes = b""
+    """An image whose encoding kills the worker."""
     capacity: int = 1_000_000
     window: int = 0
     stingy_trims: bool = False
     """Trims keep less than they were asked to, now and then."""
+    slow_images: bool = False
+    """Encoding takes many turns of the loop."""
 
 
 @dataclass
@@ -89,6 +95,8 @@ class Record:
     steps: int = 0
     workers: int = 0
     died_with: list[frozenset[int]] = field(default_factory=list[frozenset[int]])
+    """Seeds in each fatal step, or whose options were set when the worker died."""
+    died_encoding: list[tuple[Segment, ...]] = field(default_factory=list[tuple[Segment, ...]])
     failed: set[int] = field(default_factory=set[int])
     full: bool = False
     interrupted: bool = False
@@ -144,8 +152,8 @@ class ScriptedWorker:
     def die(self) -> None:
         self._gone.set()
 
-    async def _dawdle(self) -> None:
-        for _ in range(self._chance.randrange(4)):
+    async def _dawdle(self, most: int = 4) -> None:
+        for _ in range(self._chance.randrange(most)):
             await anyio.lowlevel.checkpoint()
         if not self.alive:
             raise WorkerDiedError("It died.")
@@ -155,7 +163,14 @@ class ScriptedWorker:
             self._record.wrong.append(f"step {self._record.steps}: {what}")
 
     async def encode(self, segments: Sequence[Segment]) -> tuple[Piece, ...]:
-        await self._dawdle()
+        try:
+            await self._dawdle(300 if self.faults.slow_images else 4)
+            if Media(self.faults.bad_image) in segments:
+                self.die()
+            await self._dawdle()
+        except WorkerDiedError:
+            self._record.died_encoding.append(tuple(segments))
+            raise
         return tuple(self._piece(segment) for segment in segments)
 
     def _piece(self, segment: Segment) -> Piece:
@@ -175,19 +190,30 @@ class ScriptedWorker:
             self._interrupted = True
 
     async def open(self, slot: int, options: SlotOptions) -> None:
-        await self._dawdle()
+        seed = options.sampling.seed
+        assert seed is not None
+        try:
+            if seed in self.faults.bad_options:
+                self.die()
+            await self._dawdle()
+        except WorkerDiedError:
+            self._record.died_with.append(frozenset({seed}))
+            raise
         cells = self.slots[slot]
-        cells.seed, cells.said, cells.computed = options.sampling.seed, len(options.history), 0
+        cells.seed, cells.said, cells.computed = seed, len(options.history), 0
 
     async def step(self, step: Step) -> StepResult:
         self._record.steps += 1
         self._check_step(step)
-        number = self._record.steps
-        self._stepping, self._interrupted = True, number in self.faults.interrupts
+        self._stepping, self._interrupted = True, self._record.steps in self.faults.interrupts
+        seeds = frozenset(seed for row in step.rows if (seed := self.slots[row.slot].seed) is not None)
         try:
+            self._have_accidents(step, seeds)
             await self._dawdle()
-            self._have_accidents(number, step)
             return self._run(step)
+        except WorkerDiedError:
+            self._record.died_with.append(seeds)
+            raise
         finally:
             self._stepping = False
 
@@ -199,20 +225,12 @@ class ScriptedWorker:
         self._check(sum(counts) <= self.info.step_tokens, f"{sum(counts)} tokens in one step")
         self._check(0 not in counts, "a row has no tokens")
 
-    def _have_accidents(self, number: int, step: Step) -> None:
-        seeds = frozenset(seed for row in step.rows if (seed := self.slots[row.slot].seed) is not None)
-        poisoned = any(
-            isinstance(row, TokenRow)
-            and row.sample
-            and self.slots[row.slot].seed in self.faults.poison
-            and self.slots[row.slot].said == 2
-            for row in step.rows
-        )
-        if poisoned or number in self.faults.deaths:
-            self._record.died_with.append(seeds)
+    def _have_accidents(self, step: Step, seeds: frozenset[int]) -> None:
+        sampled = [self.slots[row.slot] for row in step.rows if isinstance(row, TokenRow) and row.sample]
+        poisoned = any(slot.seed in self.faults.poison and slot.said == 2 for slot in sampled)
+        if poisoned or self._record.steps in self.faults.deaths:
             self.die()
-            raise WorkerDiedError("It died in a step.")
-        if number in self.faults.failures and seeds:
+        elif self._record.steps in self.faults.failures and seeds:
             self._record.failed |= seeds
             raise StepFailedError("The pass failed.")
 
