@@ -17,6 +17,9 @@ __all__ = ["EngineProcess", "kill_engine", "launch", "output_path"]
 
 MODULE = "gemma_mcp.engine.main"
 
+CLOCK_SECONDS = 10.0
+"""How far the time at which a process started may be off: the system counts it from a boot time in whole seconds."""
+
 KILL_SECONDS = 10.0
 """How long a killed process may take to vanish."""
 
@@ -57,7 +60,7 @@ def kill_engine(state: EngineState) -> bool:
     """End an engine that does not answer, if the process of that number is still an engine. Its workers follow it."""
     try:
         process = psutil.Process(state.pid)
-        if process.create_time() > state.started or MODULE not in process.cmdline():
+        if process.create_time() > state.started + CLOCK_SECONDS or MODULE not in process.cmdline():
             return False
         process.kill()
         process.wait(KILL_SECONDS)
