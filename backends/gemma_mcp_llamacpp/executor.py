@@ -48,8 +48,6 @@ class LlamaCppExecutor:
         self._candidates = Candidates(vocabulary.size)
         self._choosers: dict[int, Chooser] = {}
         self._lengths = [0] * context.slots
-        self._lock = threading.Lock()
-        self._running = False
         self._reading = threading.Lock()
         self._closed = False
 
@@ -77,10 +75,8 @@ class LlamaCppExecutor:
             self._projector.release(media)
 
     def interrupt(self) -> None:
-        """*Any thread.* End the running step early; without one this does nothing."""
-        with self._lock:
-            if self._running:
-                self._context.stop(True)
+        """*Any thread.* End the running step early, or the next one."""
+        self._context.stop(True)
 
     def open(self, slot: int, options: SlotOptions) -> None:
         """Set how a slot samples from now on."""
@@ -96,14 +92,10 @@ class LlamaCppExecutor:
     def step(self, step: Step) -> StepResult:
         """Trim, compute, sample."""
         self._check_open()
-        with self._lock:
-            self._running = True
         try:
             return self._step(step)
         finally:
-            with self._lock:
-                self._running = False
-                self._context.stop(False)
+            self._context.stop(False)
 
     def close(self) -> None:
         """Free everything, what depends on something before it."""

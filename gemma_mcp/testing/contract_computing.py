@@ -177,13 +177,19 @@ class ComputingCases(ContractGround):
             executor.step(Step(rows=(TokenRow(0, 5, ids_of(pieces), True),)))
         assert_equal_output(reply(executor, pieces), expected)
 
-    def test_an_interrupt_without_a_step_does_nothing(self, executor: Executor) -> None:
-        pieces = executor.encode(self.facts.prompts[0])
-        expected = reply(executor, pieces)
+    def test_an_interrupt_before_a_step_costs_that_step_and_no_other(self, executor: Executor) -> None:
+        ids = ids_of(executor.encode(self.facts.prompts[0]))
+        expected = reply(executor, [TokenPiece(ids)])
         empty(executor)
+        executor.open(0, GREEDY)
         executor.interrupt()
-        first = prefill(executor, 0, pieces)
-        assert_equal_output(decode_on(executor, {0: (first, length(pieces))})[0], expected)
+        step = Step(rows=(TokenRow(0, 0, ids, True),))
+        result = executor.step(step)
+        if result.status == "interrupted":
+            assert (result.kept, result.outputs) == ({0: 0}, ())
+            result = executor.step(step)
+        first = result.outputs[0].tokens[0]
+        assert_equal_output(decode_on(executor, {0: (first, len(ids))})[0], expected)
 
     def test_an_interrupted_step_says_what_is_valid(self, executor: Executor) -> None:
         ids = ids_of(executor.encode([Text(self.facts.filler * 60)]))[: executor.info.step_tokens]

@@ -194,7 +194,7 @@ class EchoExecutor:
         """A grammar must at least not be empty; it is not obeyed."""
         if options.grammar is not None and not options.grammar.text.strip():
             raise RequestError("The grammar is empty.", "Give one with a root rule.")
-        self._slots[slot].logprobs = options.logprobs
+        self._slot(slot).logprobs = options.logprobs
 
     def step(self, step: Step) -> StepResult:
         """Trim, compute, sample."""
@@ -205,14 +205,19 @@ class EchoExecutor:
 
     def _step(self, step: Step) -> StepResult:
         started = time.perf_counter()
-        kept = {trim.slot: self._trim(self._slots[trim.slot], trim.keep) for trim in step.trims}
-        before = {row.slot: len(self._slots[row.slot].cells) for row in step.rows}
+        kept = {trim.slot: self._trim(self._slot(trim.slot), trim.keep) for trim in step.trims}
+        before = {row.slot: len(self._slot(row.slot).cells) for row in step.rows}
         outputs = tuple(output for row in step.rows if (output := self._compute(row)) is not None)
         if self._interrupted.is_set():
             for slot, size in before.items():
                 del self._slots[slot].cells[size:]
             return StepResult(kept=kept | before, status="interrupted")
         return StepResult(kept=kept, outputs=outputs, compute_seconds=time.perf_counter() - started)
+
+    def _slot(self, index: int) -> _Slot:
+        if not 0 <= index < len(self._slots):
+            raise StepFailedError(f"There is no slot {index}; there are {len(self._slots)}.")
+        return self._slots[index]
 
     def _trim(self, slot: _Slot, keep: int) -> int:
         if self._info.window and slot.oldest > max(0, keep - self._info.window):
@@ -226,6 +231,8 @@ class EchoExecutor:
         if row.position != len(slot.cells):
             raise StepFailedError(f"Position {row.position} does not follow {len(slot.cells)} cached ones.")
         if isinstance(row, MediaRow):
+            if row.media not in self._media:
+                raise StepFailedError(f"There is no image {row.media}; it was released.")
             slot.cells += [self._media[row.media][1]] * MEDIA_POSITIONS
             return None
         slot.cells += row.tokens
