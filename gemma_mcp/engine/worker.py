@@ -1,7 +1,8 @@
 """The worker process: one loaded model behind a pair of pipes.
 
-The main thread owns the runtime. A second thread reads the pipe: it answers what may come at any time (encode, decode,
-release, interrupt) and hands the rest over. Whatever native code prints goes to the log, never onto the pipe.
+The main thread owns the runtime. A second thread reads the pipe and never does anything long, so that an interrupt gets
+through; a third one encodes prompts, which takes seconds for the largest, while steps go on. Whatever native code
+prints goes to the log, never onto the pipe.
 """
 
 import importlib.metadata
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO
 
 from gemma_mcp.engine import frames
@@ -36,6 +38,7 @@ class Worker:
         self._sending = threading.Lock()
         self._last_step = 0
         self._work: queue.SimpleQueue[frames.Open | frames.Run | None] = queue.SimpleQueue()
+        self._aside: queue.SimpleQueue[frames.Encode | frames.Decode | frames.Release] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Load the model that the first command names and serve it until the pipe ends."""
@@ -48,6 +51,7 @@ class Worker:
         try:
             self._send(frames.Ready(executor.info))
             threading.Thread(target=self._listen, args=(executor,), daemon=True).start()
+            threading.Thread(target=self._answer, args=(executor,), daemon=True).start()
             while (command := self._work.get()) is not None:
                 self._serve(executor, command)
         finally:
@@ -83,31 +87,38 @@ class Worker:
 
     def _listen(self, executor: Executor) -> None:
         while (command := self._receive()) is not None:
-            if isinstance(command, frames.Open | frames.Run):
-                self._work.put(command)
-            else:
-                self._answer(executor, command)
+            match command:
+                case frames.Open() | frames.Run():
+                    self._work.put(command)
+                case frames.Encode() | frames.Decode() | frames.Release():
+                    self._aside.put(command)
+                case frames.Interrupt():
+                    if command.call > self._last_step:
+                        executor.interrupt()
+                case frames.Load():
+                    log.error("a second model was asked for")
         executor.interrupt()
         self._work.put(None)
         deadline = threading.Timer(GRACE_SECONDS, os._exit, (1,))
         deadline.daemon = True
         deadline.start()
 
-    def _answer(self, executor: Executor, command: frames.Command) -> None:
-        match command:
-            case frames.Interrupt():
-                if command.call > self._last_step:
-                    executor.interrupt()
-            case frames.Release():
-                executor.release(command.media)
-            case frames.Encode():
-                self._attempt(
-                    command.call, lambda: frames.Encoded(command.call, tuple(executor.encode(command.segments)))
-                )
-            case frames.Decode():
-                self._attempt(command.call, lambda: frames.Decoded(command.call, executor.decode(command.tokens)))
-            case _:
-                log.error("unexpected command %s", type(command).__name__)
+    def _answer(self, executor: Executor) -> None:
+        while True:
+            command = self._aside.get()
+            match command:
+                case frames.Release():
+                    executor.release(command.media)
+                case frames.Encode():
+                    self._attempt(command.call, partial(self._encode, executor, command))
+                case frames.Decode():
+                    self._attempt(command.call, partial(self._decode, executor, command))
+
+    def _encode(self, executor: Executor, command: frames.Encode) -> frames.Reply:
+        return frames.Encoded(command.call, tuple(executor.encode(command.segments)))
+
+    def _decode(self, executor: Executor, command: frames.Decode) -> frames.Reply:
+        return frames.Decoded(command.call, executor.decode(command.tokens))
 
     def _attempt(self, call: int, answer: Callable[[], frames.Reply]) -> None:
         try:
