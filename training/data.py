@@ -20,7 +20,7 @@ image shape colour color circle square triangle shapes picture text says number 
 are and two three four one red green blue yellow black white orange purple pink see first second same both
 images where what which how many in the on at middle
 """)
-PAYLOAD = frozenset(words.table("repeat count reverse upper lower spell unknown commit count_file log"))
+PAYLOAD = frozenset(words.table("repeat count reverse upper lower spell unknown count_file"))
 
 
 def _text(job: str, sample: tasks.Sample) -> str:

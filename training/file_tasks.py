@@ -1,8 +1,8 @@
-"""Work on files: look something up, triage a log, write a commit message, count words."""
+"""Work on files: look something up, count words."""
 
 from training import words
 from training.draw import Draw
-from training.text_tasks import article, file_block, padded, path, with_text
+from training.text_tasks import article, file_block, padded, path
 from training.word_tasks import count_reply, count_text
 
 Turn = tuple[str, str]
@@ -97,71 +97,3 @@ def _settings(draw: Draw) -> list[Turn]:
     ending = draw.one([".toml", ".ini", ".json", ".conf", ".txt"])
     question = draw.one(asks.split("|")).format(k=key)
     return [(f"{file_block(path(draw, ending), text)}\n\n{question}", f"The {key} is {values[key]}.")]
-
-
-LOG_GOOD = (
-    "started|ready|user {w} logged in|request done|cache cleared|file {w} saved|"
-    "job {w} finished|stopped|{w} ok"
-)
-LOG_BAD = (
-    "disk full|{w} not found|timeout|connection lost|cannot open {w}|out of memory|"
-    "{w} failed|permission denied"
-)
-
-
-def _log(draw: Draw) -> tuple[list[str], list[str]]:
-    """A log and its error lines."""
-    lines, errors = [], []
-    minute = draw.number(0, 40)
-    style = draw.one(["{t} {l} {m}", "{l} {m}", "{l}: {m}", "[{l}] {m}", "{t} [{l}] {m}"])
-    for _ in range(draw.number(2, 6)):
-        minute += draw.number(0, 3)
-        bad = draw.chance(0.35)
-        level = "ERROR" if bad else draw.one(["INFO", "INFO", "DEBUG", "WARN"])
-        message = draw.one((LOG_BAD if bad else LOG_GOOD).split("|")).format(w=draw.word())
-        line = style.format(t=f"{draw.number(8, 19):02d}:{minute:02d}", l=level, m=message)
-        lines.append(line)
-        errors += [line] if bad else []
-    return lines, errors
-
-
-def log(draw: Draw) -> list[Turn]:
-    """Triage of a few log lines: how many errors, which line is the error."""
-    lines, errors = _log(draw)
-    if len(errors) == 1 and draw.chance(0.7):
-        asks = (
-            "Which line is the error?|Find the error.|Show the error line.|"
-            "Which line has an error?|What went wrong?"
-        )
-        reply = errors[0]
-    else:
-        asks = (
-            "How many errors are in this log?|Count the errors.|How many errors are there?|"
-            "Are there any errors?"
-        )
-        number = {0: "are no errors", 1: "is 1 error"}.get(len(errors), f"are {len(errors)} errors")
-        reply = f"There {number}."
-    question, text = draw.one(asks.split("|")), "\n".join(lines)
-    if draw.chance(0.75):
-        return [(f"{file_block(path(draw, '.log'), text)}\n\n{question}", reply)]
-    return [(draw.one([f"{text}\n\n{question}", f"{question}\n{text}"]), reply)]
-
-
-def commit(draw: Draw) -> list[Turn]:
-    """A commit message for a tiny diff."""
-    name, other, file = draw.word(), draw.word(), f"{draw.word()}.py"
-    low, high = draw.number(1, 99), draw.number(100, 999)
-    cases = [
-        ([f"+def {name}(x):", "+    return x"], f"Add function {name} to {file}"),
-        ([f"-def {name}(x):", "-    return x"], f"Remove function {name} from {file}"),
-        ([f"-def {name}(x):", f"+def {other}(x):"], f"Rename {name} to {other} in {file}"),
-        ([f"-{name} = {low}", f"+{name} = {high}"], f"Change {name} from {low} to {high} in {file}"),
-        ([f"-import {name}"], f"Remove import of {name} from {file}"),
-        ([f"+import {name}"], f"Import {name} in {file}"),
-    ]
-    changes, reply = draw.one(cases)
-    diff = "\n".join([f"--- a/{file}", f"+++ b/{file}", *changes])
-    ask = draw.one(
-        ["Write a commit message for this diff", "Write a commit message", "Commit message for this diff"]
-    )
-    return [(with_text(draw, ask, diff, ".diff"), reply)]

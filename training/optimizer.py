@@ -5,7 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-NOT_MATRICES = ("embedding", "position", "patch")
+from training.team import Team
+
+NOT_MATRICES = ("embedding", "position", "patch", "heads")
+ALONE = Team()
 
 
 def orthogonal(gradient: Tensor) -> Tensor:
@@ -40,35 +43,32 @@ class Muon(torch.optim.Optimizer):
 class Optimizers:
     """Both optimizers of some modules, with a shared multiplier on their learning rates."""
 
-    def __init__(self, modules: list[nn.Module], muon: float, adam: float) -> None:
+    def __init__(self, modules: list[nn.Module], muon: float, adam: float, team: Team = ALONE) -> None:
         named = [item for module in modules for item in module.named_parameters()]
-        matrices = [w for n, w in named if w.ndim == 2 and not any(part in n for part in NOT_MATRICES)]
-        chosen = {id(weight) for weight in matrices}
+        self.team = team
         self.weights = [weight for _, weight in named]
+        self.matrices = [w for n, w in named if w.ndim == 2 and not any(part in n for part in NOT_MATRICES)]
+        chosen = {id(weight) for weight in self.matrices}
         rest = [weight for weight in self.weights if id(weight) not in chosen]
         self.parts = [
-            (Muon(matrices, muon), muon),
+            (Muon(team.share(self.matrices), muon), muon),
             (torch.optim.AdamW(rest, lr=adam, betas=(0.9, 0.98), weight_decay=0.0, fused=True), adam),
         ]
 
+    @torch.no_grad()
     def step(self, multiplier: float) -> None:
+        self.team.average([weight.grad for weight in self.weights if weight.grad is not None])
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         for optimizer, rate in self.parts:
             for group in optimizer.param_groups:
                 group["lr"] = rate * multiplier
             optimizer.step()
+        self.team.hand_round(self.matrices)
         for weight in self.weights:
             weight.grad = None
 
-    def state(self) -> list[dict]:
-        return [optimizer.state_dict() for optimizer, _ in self.parts]
 
-    def restore(self, states: list[dict]) -> None:
-        for (optimizer, _), state in zip(self.parts, states, strict=True):
-            optimizer.load_state_dict(state)
-
-
-def schedule(step: int, steps: int, flat: float, last: float) -> float:
-    """Warm-up over 50 steps, flat until the share `flat`, then linear down to `last`."""
-    left = (1 - step / steps) / (1 - flat)
-    return min(1.0, (step + 1) / 50) * (last + (1 - last) * min(1.0, left))
+def schedule(step: int, steps: int, flat: float, last: float, start: int = 0) -> float:
+    """Warm-up (50 steps; 15 after a restart), flat until the share `flat`, then linear down to `last`."""
+    left = (1 - step / steps) / max(1 - flat, 1e-9)
+    return min(1.0, (step - start + 1) / (15 if start else 50)) * (last + (1 - last) * min(1.0, left))

@@ -83,9 +83,8 @@ def train(options: argparse.Namespace) -> None:
     if options.out.exists():
         stored = torch.load(options.out)
         model.load_state_dict(stored["text"])
-        optimizers.restore(stored["optimizers"])
         done = stored["step"]
-    data = TextData(WORK / "text1.npz")
+    data = TextData(options.data)
     batches = data.batches(seed=0)
     for _ in range(done):
         next(batches)
@@ -100,25 +99,21 @@ def train(options: argparse.Namespace) -> None:
         ids, mask = data.collate(next(batches))
         loss = loss_of(model, compiled(ids[:, :-1]), ids, mask)
         loss.backward()
-        optimizers.step(schedule(step, options.steps, flat=0.6, last=options.last))
+        optimizers.step(schedule(step, options.steps, options.flat, options.last, done))
         tokens += ids.numel()
         losses.append(loss.item())
         if step % 50 == 49:
             rate = tokens / (time.time() - started)
             print(f"step {step + 1} loss {np.mean(losses[-50:]):.4f} tokens/s {rate:.0f}", flush=True)
         if step % 500 == 499 or step + 1 == options.steps:
-            save(
-                options.out,
-                text=model.state_dict(),
-                optimizers=optimizers.state(),
-                step=step + 1,
-                config=asdict(config),
-            )
+            save(options.out, text=model.state_dict(), step=step + 1, config=asdict(config))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--data", type=Path, default=WORK / "text1.npz")
+    parser.add_argument("--flat", type=float, default=0.6, help="share of the steps before the rate falls")
     parser.add_argument("--last", type=float, default=0.02, help="share of the learning rate left at the end")
     parser.add_argument("--out", type=Path, default=WORK / "text.pt")
     train(parser.parse_args())

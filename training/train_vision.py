@@ -1,7 +1,8 @@
-"""Vision stages: `python -m training.train_vision tower`, then `... joint`. Both are counted in steps.
+"""Vision stage: `python -m training.train_vision --steps N`, from the text stage's checkpoint.
 
-Tower: throw-away heads on the 16 pooled cells predict shape, colour and character: features within minutes.
-Joint: every step learns from one batch of picture conversations and one of text, so that no text job is lost.
+Every step learns from one batch of picture conversations and one of text, so no text job is lost.
+Throw-away heads predict shape, colour and character in each of the 16 pooled cells: the image tower has
+features within minutes.
 """
 
 import argparse
@@ -26,11 +27,14 @@ from training.model import Config, TextModel, VisionModel
 from training.optimizer import Optimizers, schedule
 from training.picture_tasks import Turn, both, question
 from training.pictures import CHARACTERS, RGB, SHAPES, Scene
+from training.team import Team, run
 from training.tokenizer import Encoded, Tokenizer
 from training.train_text import TextData, loss_of, save
 
-ONE, TWO = 44, 16  # conversations per batch with one and with two pictures
+ONE, TWO = 16, 6  # conversations per batch and process with one and with two pictures
+TEXT_TOKENS = 4000
 LONGEST = 128  # tokens; longer conversations lose their last turns, because all are padded to the longest
+HEAD_SHARE = 0.3
 AVERAGE = 0.01  # share of the newest weights in the running average
 
 
@@ -47,8 +51,10 @@ class Pictures:
             for key in (thing.colour, thing.shape):
                 self.alike[key].append(i)
 
-    def load(self, indices: list[int]) -> Tensor:
-        return torch.from_numpy(self.pixels[indices].astype(np.float32)) / 127.5 - 1
+    def load(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Pixels in -1..1 and cell labels."""
+        pixels = torch.from_numpy(self.pixels[indices].astype(np.float32)) / 127.5 - 1
+        return pixels, torch.from_numpy(self.labels[indices].astype(np.int64))
 
     def pair(self, draw: Draw) -> tuple[int, int]:
         """Two pictures; lone shapes are often alike in colour or in shape, to balance "the same?"."""
@@ -63,39 +69,19 @@ class Pictures:
         return first, draw.one(pool)
 
 
-def train_tower(options: argparse.Namespace) -> None:
-    """The image tower alone, on cell labels."""
-    pictures, config = Pictures(), Config()
-    tower = VisionModel(config).train()
-    sizes = (len(SHAPES) + 1, len(RGB) + 1, len(CHARACTERS) + 1)
-    heads = nn.ModuleList(nn.Linear(config.vision_width, size) for size in sizes)
-    optimizers = Optimizers([tower], muon=0.02, adam=2e-3)
-    head_optimizer = torch.optim.AdamW(heads.parameters(), lr=3e-3)
-    rng, started = np.random.default_rng(0), time.time()
+class Heads(nn.Module):
+    """Predict the shape, the colour and the character in each cell; not exported."""
 
-    def features(pixels: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return tower(pixels)[0]
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = (len(SHAPES) + 1, len(RGB) + 1, len(CHARACTERS) + 1)
+        self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
 
-    compiled = torch.compile(features)
-    for step in range(options.steps):
-        batch = np.sort(rng.integers(0, len(pictures.scenes), 96))
-        labels = torch.from_numpy(pictures.labels[batch].astype(np.int64)).reshape(-1, 3)
-        found = compiled(pictures.load(batch)).float().flatten(0, 1)
-        losses = [F.cross_entropy(head(found), labels[:, i]) for i, head in enumerate(heads)]
-        torch.stack(losses).sum().backward()
-        optimizers.step(schedule(step, options.steps, flat=0.5, last=0.05))
-        head_optimizer.step()
-        head_optimizer.zero_grad()
-        if step % 100 == 99:
-            rate = (step + 1) * 96 / (time.time() - started)
-            print(
-                f"step {step + 1}",
-                *(f"{loss.item():.4f}" for loss in losses),
-                f"images/s {rate:.0f}",
-                flush=True,
-            )
-    save(options.out, vision=tower.state_dict())
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        cells, wanted = features.float().flatten(0, 1), labels.reshape(-1, 3)
+        return torch.stack(
+            [F.cross_entropy(head(cells), wanted[:, i]) for i, head in enumerate(self.heads)]
+        ).sum()
 
 
 def conversation(draw: Draw, tokenizer: Tokenizer, scenes: list[Scene], config: Config) -> Encoded:
@@ -118,8 +104,8 @@ def conversation(draw: Draw, tokenizer: Tokenizer, scenes: list[Scene], config: 
 
 def picture_batch(
     draw: Draw, pictures: Pictures, tokenizer: Tokenizer, config: Config
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pixels, ids, learnt mask, and for every position the number of its image (0: text)."""
+) -> tuple[list[int], Tensor, Tensor, Tensor]:
+    """Pictures, ids, learnt mask, and for every position the number of its image (0: text)."""
     chosen = [[draw.number(0, len(pictures.scenes) - 1)] for _ in range(ONE)]
     chosen += [list(pictures.pair(draw)) for _ in range(TWO)]
     draw.random.shuffle(chosen)
@@ -132,8 +118,12 @@ def picture_batch(
         mask[row, : len(sample.ids)] = sample.mask
         for number, start in enumerate(sample.images, 1):
             images[row, start : start + config.image_tokens] = number
-    pixels = pictures.load([i for row in chosen for i in row])
-    return pixels, torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(images)
+    return (
+        [i for row in chosen for i in row],
+        torch.from_numpy(ids),
+        torch.from_numpy(mask),
+        torch.from_numpy(images),
+    )
 
 
 def attention_mask(images: Tensor) -> Tensor:
@@ -152,33 +142,38 @@ def with_images(embedded: Tensor, images: Tensor, rows: Tensor) -> Tensor:
 class Joint:
     """Both models, their data and one training step."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, team: Team, options: argparse.Namespace) -> None:
         stored = torch.load(options.start)
         self.config = Config(**stored["config"])
         self.text, self.vision = TextModel(self.config).train(), VisionModel(self.config).train()
         self.text.load_state_dict(stored["text"])
-        tower = stored if "vision" in stored else torch.load(WORK / "tower.pt")
-        self.vision.load_state_dict(tower["vision"])
+        if "vision" in stored:
+            self.vision.load_state_dict(stored["vision"])
+        self.heads = Heads(self.config.vision_width)
         self.tokenizer = Tokenizer.load(WORK / "tokenizer.json")
-        self.pictures, self.draw = Pictures(), Draw(options.seed)
+        self.pictures, self.draw = Pictures(), Draw(options.seed + team.rank)
         self.data = TextData(options.data)
-        self.optimizers = Optimizers([self.text, self.vision], muon=options.rate, adam=options.rate * 0.15)
+        self.optimizers = Optimizers(
+            [self.text, self.vision, self.heads], muon=options.rate, adam=options.rate * 0.15, team=team
+        )
         self.averages = [weight.detach().clone() for weight in self.optimizers.weights]
         self.see = torch.compile(self._see)
         self.read = torch.compile(self._read, dynamic=True)
 
-    def _see(self, pixels: Tensor) -> Tensor:
+    def _see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
-            return self.vision(pixels)[1]
+            return self.vision(pixels)
 
     def _read(self, rows: Tensor, mask: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return self.text(rows, mask)
 
     def picture_loss(self) -> Tensor:
-        pixels, ids, mask, images = picture_batch(self.draw, self.pictures, self.tokenizer, self.config)
-        rows = with_images(self.text.embed(ids), images, self.see(pixels))
-        return loss_of(self.text, self.read(rows, attention_mask(images))[:, :-1], ids, mask)
+        chosen, ids, mask, images = picture_batch(self.draw, self.pictures, self.tokenizer, self.config)
+        pixels, labels = self.pictures.load(chosen)
+        features, rows = self.see(pixels)
+        hidden = self.read(with_images(self.text.embed(ids), images, rows), attention_mask(images))
+        return loss_of(self.text, hidden[:, :-1], ids, mask) + HEAD_SHARE * self.heads.loss(features, labels)
 
     def text_loss(self, batch: np.ndarray) -> Tensor:
         ids, mask = self.data.collate(batch)
@@ -186,7 +181,7 @@ class Joint:
         return loss_of(self.text, hidden[:, :-1], ids, mask)
 
     def batches(self, seed: int) -> Iterator[np.ndarray]:
-        return self.data.batches(seed, tokens=5120)
+        return self.data.batches(seed, TEXT_TOKENS)
 
     def update_average(self) -> None:
         """The running average stands in for the rest of the schedule when a run is exported early."""
@@ -200,71 +195,73 @@ class Joint:
             for key, part in parts.items()
         }
         states = {key: part.state_dict() for key, part in parts.items()}
-        save(
-            path,
-            **states,
-            **averaged,
-            config=asdict(self.config),
-            optimizers=self.optimizers.state(),
-            step=step,
-        )
+        save(path, **states, **averaged, config=asdict(self.config), step=step)
 
     def restore(self, path: Path) -> int:
         """Continue a run that was cut off; returns its step."""
         stored = torch.load(path)
         self.text.load_state_dict(stored["text"])
         self.vision.load_state_dict(stored["vision"])
-        self.optimizers.restore(stored["optimizers"])
-        self.averages = [*stored["text_average"].values(), *stored["vision_average"].values()]
+        kept = [*stored["text_average"].values(), *stored["vision_average"].values()]
+        self.averages[: len(kept)] = kept
         return stored["step"]
 
 
-def train_joint(options: argparse.Namespace) -> None:
-    joint, done = Joint(options), 0
+def planned_steps(options: argparse.Namespace) -> int:
+    """The plan may be changed while it runs: a number in the file beside the checkpoint, ending in .steps."""
+    plan = options.out.with_suffix(".steps")
+    return int(plan.read_text()) if plan.exists() else options.steps
+
+
+def train_joint(team: Team, options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    joint, done = Joint(team, options), 0
     if options.out.exists():
         done = joint.restore(options.out)
-        joint.draw = Draw(options.seed + done)
-    batches = itertools.islice(joint.batches(options.seed), done, None)
+        joint.draw = Draw(options.seed + team.rank + 10 * done)
+    batches = itertools.islice(joint.batches(options.seed + team.rank), done, None)
     started, losses = time.time(), []
-    for step in range(done, options.steps):
+    for step in itertools.count(done):
+        steps = team.agree(planned_steps(options))
+        if step >= steps:
+            break
         pair = []
         for make in (joint.picture_loss, lambda: joint.text_loss(next(batches))):
             loss = make()
             loss.backward()
             pair.append(loss.item())
-        joint.optimizers.step(schedule(step, options.steps, flat=options.flat, last=0.01))
+        joint.optimizers.step(schedule(step, steps, options.flat, 0.01, done))
         joint.update_average()
         losses.append(pair)
-        if step % 25 == 24:
+        if step % 25 == 24 and not team.rank:
             picture, text = np.mean(losses[-25:], axis=0)
             seconds = (time.time() - started) / (step + 1 - done)
             print(
                 f"step {step + 1} picture {picture:.4f} text {text:.4f} seconds/step {seconds:.2f}",
                 flush=True,
             )
-        if step % 200 == 199 or step + 1 == options.steps:
+        if (step % 50 == 49 or step + 1 == steps) and not team.rank:
             joint.save(options.out, step + 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=["tower", "joint"])
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument(
         "--start", type=Path, default=WORK / "text.pt", help="checkpoint that joint training starts from"
     )
     parser.add_argument("--data", type=Path, default=WORK / "text1.npz", help="text for joint training")
-    parser.add_argument("--out", type=Path, help="checkpoint to write; default: by stage")
+    parser.add_argument("--out", type=Path, default=WORK / "joint.pt")
     parser.add_argument(
         "--rate", type=float, default=0.01, help="learning rate of Muon; AdamW takes 0.15 of it"
     )
     parser.add_argument("--flat", type=float, default=0.4, help="share of the steps before the rate falls")
+    parser.add_argument("--threads", type=int, default=1, help="per process")
+    parser.add_argument("--processes", type=int, default=2, help="of joint training")
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()
-    options.out = options.out or WORK / f"{options.stage}.pt"
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    train_tower(options) if options.stage == "tower" else train_joint(options)
+    run(options.processes, WORK / "meeting", train_joint, options)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class LlamaCppBackend:
         if importlib.util.find_spec("llama_cpp") is None:
             return _INSTALL
         try:
-            return None if metadata.version("llama-cpp-python") == VERSION else _INSTALL
+            return None if metadata.version("llama-cpp-python").partition("+")[0] == VERSION else _INSTALL
         except metadata.PackageNotFoundError:
             return _INSTALL
 

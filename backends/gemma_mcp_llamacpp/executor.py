@@ -50,21 +50,26 @@ class LlamaCppExecutor:
         self._lengths = [0] * context.slots
         self._lock = threading.Lock()
         self._running = False
+        self._reading = threading.Lock()
         self._closed = False
 
     def encode(self, segments: Sequence[Segment]) -> list[Piece]:
         """*Any thread.* The prompt as tokens and images; see `Executor.encode`."""
         pieces: list[Piece] = []
-        try:
-            self._encode(segments, pieces)
-        except BaseException:
-            self.release([piece.media for piece in pieces if not isinstance(piece, TokenPiece)])
-            raise
+        with self._reading:
+            self._check_open()
+            try:
+                self._encode(segments, pieces)
+            except BaseException:
+                self.release([piece.media for piece in pieces if not isinstance(piece, TokenPiece)])
+                raise
         return _joined(self._vocabulary, pieces)
 
     def decode(self, tokens: Sequence[int]) -> bytes:
         """*Any thread.* The text of tokens; control tokens have none."""
-        return self._vocabulary.detokenize(tokens)
+        with self._reading:
+            self._check_open()
+            return self._vocabulary.detokenize(tokens)
 
     def release(self, media: Sequence[int]) -> None:
         """*Any thread.* Forget images that `encode` prepared."""
@@ -79,6 +84,7 @@ class LlamaCppExecutor:
 
     def open(self, slot: int, options: SlotOptions) -> None:
         """Set how a slot samples from now on."""
+        self._check_open()
         if not 0 <= slot < self._context.slots:
             raise RequestError(f"There is no slot {slot}; this model has {self._context.slots}.")
         chooser = Chooser(self._vocabulary, options, self._candidates, self.info.context_length)
@@ -89,8 +95,7 @@ class LlamaCppExecutor:
 
     def step(self, step: Step) -> StepResult:
         """Trim, compute, sample."""
-        if self._closed:
-            raise StepFailedError("The model was closed.")
+        self._check_open()
         with self._lock:
             self._running = True
         try:
@@ -102,9 +107,10 @@ class LlamaCppExecutor:
 
     def close(self) -> None:
         """Free everything, what depends on something before it."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._reading:
+            if self._closed:
+                return
+            self._closed = True
         for chooser in self._choosers.values():
             chooser.close()
         self._choosers.clear()
@@ -236,6 +242,10 @@ class LlamaCppExecutor:
             raise StepFailedError(
                 f"Slot {row.slot} holds {self._lengths[row.slot]} positions, but a row starts at {row.position}."
             )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StepFailedError("The model was closed.")
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self._context.slots:

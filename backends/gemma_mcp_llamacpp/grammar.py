@@ -11,19 +11,14 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 from gemma_mcp.errors import RequestError
 from gemma_mcp.types import Grammar
 from gemma_mcp_llamacpp.candidates import Candidates
+from gemma_mcp_llamacpp.gbnf import TooHardError, check_effort
 from gemma_mcp_llamacpp.log import native_log
 from gemma_mcp_llamacpp.vocabulary import Vocabulary
 
 __all__ = ["CompiledGrammar"]
 
-MAX_GBNF_BYTES = 200_000
-"""llama.cpp's parser recurses and its rules grow with the text; more than this is not a grammar but an attack."""
-
 MAX_REPETITIONS = 256
 """Longer repetitions of a schema are left to the validator: the converter writes each one out, nested."""
-
-MAX_NESTING = 300
-"""llama.cpp's parser uses the C stack for nested parentheses; a repeated item of a schema nests one for each time."""
 
 _HINT = "Simplify it: nested objects, arrays, enums and plain types work everywhere."
 _MASKED = float("-inf")
@@ -34,12 +29,13 @@ class CompiledGrammar:
 
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar) -> None:
         text = _schema_gbnf(grammar.text) if grammar.kind == "json_schema" else grammar.text
-        _refuse_deep(text)
         data = text.encode("utf-8", "replace")
-        if len(data) > MAX_GBNF_BYTES:
-            raise RequestError(f"The grammar has {len(data)} bytes, more than {MAX_GBNF_BYTES}.", _HINT)
-        if not data.strip() or b"\0" in data:
+        if not text.strip() or "\0" in text:
             raise RequestError("The grammar is empty or contains a NUL character.", "Write it as GBNF.")
+        try:
+            check_effort(text)
+        except TooHardError as error:
+            raise RequestError(f"The grammar is refused: {error}.", _HINT) from None
         with native_log().errors() as reasons:
             handle = llama_cpp.llama_sampler_init_grammar(vocabulary.handle, data, b"root")
         if not handle:
@@ -70,29 +66,24 @@ class CompiledGrammar:
         llama_cpp.llama_sampler_free(self.handle)
 
 
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*')
-"""Literals, character classes and comments of GBNF."""
-
-
-def _refuse_deep(gbnf: str) -> None:
-    depth = 0
-    for bracket in re.findall(r"[()]", _QUOTED.sub("", gbnf)):
-        depth += 1 if bracket == "(" else -1
-        if depth > MAX_NESTING:
-            raise RequestError(f"The grammar nests more than {MAX_NESTING} parentheses.", _HINT)
-
-
 def _schema_gbnf(text: str) -> str:
     try:
         schema = _loosened(json.loads(text))
         _refuse_wide_patterns(schema)
-        return json_schema_to_gbnf(json.dumps(schema))
+        return json_schema_to_gbnf(json.dumps(schema)).replace(_ANY_CHARACTER, _JSON_CHARACTER)
     except RequestError:
         raise
     except Exception as error:  # the converter asserts, indexes and recurses its way through what it does not know
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RequestError(f"The JSON schema cannot be turned into a grammar: {why}.", _HINT) from error
 
+
+_ANY_CHARACTER = r'char ::= [^"\\] |'
+_JSON_CHARACTER = r'char ::= [^"\\\x00-\x1F\x7F] |'
+"""The converter would let control characters into strings, which JSON does not."""
+
+_CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "s": " \\t\\n"}
+"""Regular expression classes that the converter does not know."""
 
 _BOUNDS = ("minItems", "maxItems", "minLength", "maxLength")
 _MAPS = ("properties", "$defs", "definitions", "patternProperties")
@@ -111,9 +102,32 @@ def _loosened(schema: Any) -> Any:
             kept[key] = {name: _loosened(item) for name, item in cast("dict[str, Any]", value).items()}
         elif key in _DATA:
             kept[key] = value
+        elif key == "pattern" and isinstance(value, str):
+            kept[key] = _spelled(value)
         elif key not in _BOUNDS or (isinstance(value, int) and 0 <= value <= MAX_REPETITIONS):
             kept[key] = _loosened(value)
     return kept
+
+
+def _spelled(pattern: str) -> str:
+    """The pattern with its classes and escaped punctuation written out, which the converter passes on unread."""
+    inside = False
+    out: list[str] = []
+    for part in re.findall(r"\\.|.", pattern, re.DOTALL):
+        characters = _escaped(part[1:]) if part.startswith("\\") else None
+        if characters is not None:
+            out.append(characters if inside else f"[{characters}]")
+            continue
+        if part in ("[", "]"):
+            inside = part == "["
+        out.append(part)
+    return "".join(out)
+
+
+def _escaped(character: str) -> str | None:
+    """What stands for an escape inside a character class of GBNF; None where both languages agree."""
+    punctuation = character.isascii() and character.isprintable() and not character.isalnum()
+    return f"\\x{ord(character):02X}" if punctuation else _CLASSES.get(character)
 
 
 def _refuse_wide_patterns(schema: Any) -> None:

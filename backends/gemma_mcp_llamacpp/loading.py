@@ -4,10 +4,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import llama_cpp
-import psutil
 
 from gemma_mcp.engine.backend import LoadOptions, ModelSpec
 from gemma_mcp.errors import LoadFailedError
+from gemma_mcp.hardware import measure
 from gemma_mcp.types import ModelInfo
 from gemma_mcp_llamacpp.devices import Device, choose
 from gemma_mcp_llamacpp.executor import LlamaCppExecutor
@@ -32,7 +32,7 @@ def load(spec: ModelSpec, options: LoadOptions, progress: Callable[[float], None
     """Load a model. Whatever was loaded is freed again when a later part fails."""
     native_log()
     llama_cpp.llama_backend_init()
-    threads = options.threads or psutil.cpu_count(logical=False) or 1
+    threads = options.threads or measure().physical_cores
     device = choose(spec.name, options.device, threads)
     with ExitStack() as undo:
         model = Model(

@@ -6,6 +6,7 @@ Dropping matters: mtmd writes prompt text at the info level, and prompts are pri
 import ctypes
 import functools
 import logging
+import threading
 from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 _WARNING, _ERROR, _CONTINUED = 3, 4, 5
 """ggml_log_level of ggml.h."""
 
+_EXPECTED = "possible training context overflow"
+"""llama.cpp warns that one slot could use the cells of all; the scheduler never lets it."""
+
 _FALLBACK = "llama.cpp gave no reason"
 
 
@@ -27,10 +31,8 @@ class NativeLog:
     """Receives the lines of llama.cpp, from any thread, and remembers the last errors."""
 
     def __init__(self) -> None:
-        self._errors: deque[str] = deque(maxlen=32)
-        self._level = 0
-        self._text = ""
-        self._callback = llama_cpp.llama_log_callback(self._write)  # C holds no reference: this one keeps it alive
+        self._thread = _Thread()
+        self._callback = llama_cpp.llama_log_callback(self.write)  # C holds no reference: this one keeps it alive
 
     def install(self) -> None:
         """Send everything here."""
@@ -40,24 +42,36 @@ class NativeLog:
 
     @contextmanager
     def errors(self) -> Generator["Reasons"]:
-        """The errors logged inside the block."""
-        self._errors.clear()
-        yield Reasons(self._errors)
+        """The errors that this thread logs inside the block."""
+        self._thread.errors.clear()
+        yield Reasons(self._thread.errors)
 
-    def _write(self, level: int, text: bytes | None, data: object) -> None:
+    def write(self, level: int, text: bytes | None, data: object) -> None:
+        """Take a line, or a part of one; C calls this."""
+        thread = self._thread
         if level != _CONTINUED:
-            self._level, self._text = level, ""
-        if self._level < _WARNING or text is None:
+            thread.level, thread.text = level, ""
+        if thread.level < _WARNING or text is None:
             return
-        self._text += text.decode("utf-8", "replace")
-        if self._text.endswith("\n"):
-            self._finish(self._text.strip())
+        thread.text += text.decode("utf-8", "replace")
+        if thread.text.endswith("\n"):
+            self._finish(thread)
 
-    def _finish(self, line: str) -> None:
-        self._text = ""
-        if self._level == _ERROR:
-            self._errors.append(line)
-        logger.log(logging.ERROR if self._level == _ERROR else logging.WARNING, "%s", line)
+    def _finish(self, thread: "_Thread") -> None:
+        line, thread.text = thread.text.strip(), ""
+        if thread.level == _ERROR:
+            thread.errors.append(line)
+        if _EXPECTED not in line:
+            logger.log(logging.ERROR if thread.level == _ERROR else logging.WARNING, "%s", line)
+
+
+class _Thread(threading.local):
+    """What one thread has said: the line it is in, and its last errors."""
+
+    def __init__(self) -> None:
+        self.errors: deque[str] = deque(maxlen=32)
+        self.level = 0
+        self.text = ""
 
 
 class Reasons:

@@ -83,7 +83,7 @@ class Projector:
             raise StepFailedError("The image could not be encoded.")
         embeddings = mtmd_cpp.mtmd_get_output_embd(self._handle)
         after = ctypes.c_int32(0)
-        return mtmd_cpp.mtmd_helper_decode_image_chunk(
+        code = mtmd_cpp.mtmd_helper_decode_image_chunk(
             self._handle,
             context.handle,
             chunk.handle,
@@ -95,6 +95,8 @@ class Projector:
             mtmd_cpp.mtmd_helper_post_decode_callback(),  # none
             None,
         )
+        context.attend_causally()  # an image that failed half-way must not leave its own attention behind
+        return code
 
     def positions(self, media: int) -> int:
         """How many positions a prepared image takes."""

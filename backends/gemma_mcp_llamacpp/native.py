@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_mcp.engine.backend import LoadOptions, TokenRow
-from gemma_mcp.errors import LoadFailedError
+from gemma_mcp.errors import LoadFailedError, StepFailedError
 from gemma_mcp_llamacpp.devices import Device
 from gemma_mcp_llamacpp.log import native_log
 
@@ -19,6 +19,9 @@ __all__ = ["ABORTED", "DONE", "NO_ROOM", "Batch", "Context", "Model"]
 
 DONE, NO_ROOM, ABORTED = 0, 1, 2
 """Codes of llama_decode."""
+
+_WINDOW_ONLY = 1
+"""LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY of llama.h."""
 
 _KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 
@@ -142,7 +145,8 @@ class Context:
         self.step_tokens = llama_cpp.llama_n_batch(handle)
         self.batch = Batch(self.step_tokens)
         self._memory = llama_cpp.llama_get_memory(handle)
-        self._window = 0 if options.swa_full else llama_cpp.llama_model_n_swa(model.handle)
+        self._window = llama_cpp.llama_model_n_swa(model.handle)
+        self._state_bytes, self._cell_bytes = self._measure_cells() if self._window else (0, 0)
         self._stop = ctypes.create_string_buffer(2)
         llama_cpp.llama_set_abort_callback(handle, _abort_callback(), ctypes.cast(self._stop, ctypes.c_void_p))
 
@@ -151,6 +155,10 @@ class Context:
         code = llama_cpp.llama_decode(self.handle, self.batch.struct)
         llama_cpp.llama_synchronize(self.handle)
         return code
+
+    def attend_causally(self) -> None:
+        """Let every position see the ones before it alone, as text does."""
+        llama_cpp.llama_set_causal_attn(self.handle, True)
 
     def stop(self, wanted: bool) -> None:
         """Whether a running pass is to end at its next graph node. Any thread."""
@@ -170,9 +178,10 @@ class Context:
         length = self.length(slot)
         if keep >= length:
             return length
-        if not self._remembers(slot, keep):
-            keep = 0
-        llama_cpp.llama_memory_seq_rm(self._memory, slot, keep, -1)
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, keep, -1)  # says true even where the window is gone
+        if keep and self._window and not self._remembers(slot, keep):
+            llama_cpp.llama_memory_seq_rm(self._memory, slot, 0, -1)
+            return 0
         return keep
 
     def logits(self, row: int, size: int) -> NDArray[np.float32]:
@@ -184,10 +193,31 @@ class Context:
         llama_cpp.llama_free(self.handle)
 
     def _remembers(self, slot: int, keep: int) -> bool:
-        """Whether the next position after `keep` still finds every key that its window covers."""
-        if not keep or not self._window:
-            return True
-        return 0 <= llama_cpp.llama_memory_seq_pos_min(self._memory, slot) <= max(0, keep - self._window)
+        """Whether the next position after `keep` still finds every key that its window covers.
+
+        The oldest position must be old enough, and nothing after it may be missing: slots share their cells, and one
+        may have taken a cell out of the middle of what another had left behind. The state of a slot holds the cells of
+        its window and no others, so its size tells how many there are. With `swa_full` it is the same once cells run
+        short: llama.cpp then takes those that no window covers there, too.
+        """
+        if not 0 <= llama_cpp.llama_memory_seq_pos_min(self._memory, slot) <= max(0, keep - self._window):
+            return False
+        return self._window_bytes(slot) == self._state_bytes + min(keep, self._window) * self._cell_bytes
+
+    def _window_bytes(self, slot: int) -> int:
+        return llama_cpp.llama_state_seq_get_size_ext(self.handle, slot, _WINDOW_ONLY)
+
+    def _measure_cells(self) -> tuple[int, int]:
+        """Bytes of the state of an empty window and of each cell in it, from computing two tokens."""
+        self.batch.fill([TokenRow(0, 0, (0, 0), False)])
+        if self.decode() != DONE:
+            self.close()
+            raise StepFailedError("llama.cpp could not compute two tokens.", "The device may be out of memory.")
+        two = self._window_bytes(0)
+        llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1)
+        cell = two - self._window_bytes(0)
+        llama_cpp.llama_memory_seq_rm(self._memory, 0, 0, -1)
+        return two - 2 * cell, cell
 
 
 def _context_parameters(

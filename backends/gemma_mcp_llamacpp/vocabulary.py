@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 
 import llama_cpp
@@ -24,6 +25,7 @@ class Vocabulary:
         self.adds_bos = llama_cpp.llama_vocab_get_add_bos(handle) and self.bos >= 0
         self._pieces: dict[int, bytes] = {}
         self._fim = [self._control(marker) for marker in _FIM]
+        self._markers = self._marker_pattern()
         ends = {token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(handle, token)}
         self.ends = frozenset(ends.union(token for token in self._fim if token is not None))
         """Tokens that end generation: the vocabulary's own and the fill-in-the-middle markers."""
@@ -54,6 +56,12 @@ class Vocabulary:
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of `text`; with `special`, control tokens written in it are honoured."""
+        if special or self._markers is None:
+            return self._tokenize(text, special)
+        cuts = [0, *(match.start() + 1 for match in self._markers.finditer(text)), len(text)]
+        return [token for start, end in itertools.pairwise(cuts) for token in self._tokenize(text[start:end], False)]
+
+    def _tokenize(self, text: str, special: bool) -> list[int]:
         data = _utf8(text)
         tokens = (ctypes.c_int32 * (len(data) + 1))()
         count = llama_cpp.llama_tokenize(self.handle, data, len(data), tokens, len(tokens), False, special)
@@ -91,6 +99,16 @@ class Vocabulary:
             if count >= 0:
                 return buffer.raw[:count]
         return b""
+
+    def _marker_pattern(self) -> re.Pattern[str] | None:
+        """Finds what must be cut in users' text: llama.cpp honours user-defined tokens there, Gemma 4's markers too.
+
+        Others of that kind, such as runs of spaces and HTML tags, are ordinary text.
+        """
+        kind = llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        own = (token for token in range(self.size) if llama_cpp.llama_vocab_get_attr(self.handle, token) & kind)
+        texts = [text for text in map(self.text, own) if text.startswith("<|") or text.endswith("|>")]
+        return re.compile(f"(?={'|'.join(map(re.escape, texts))})") if texts else None
 
     def _control(self, marker: str) -> int | None:
         """The id of a control token that is written `marker`, if the vocabulary has one."""

@@ -13,7 +13,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 import gemma_mcp
-from gemma_mcp.client.launch import EngineProcess, launch
+from gemma_mcp.client.launch import EngineProcess, kill_engine, launch
 from gemma_mcp.errors import RemoteError
 from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
@@ -87,6 +87,11 @@ class Connector:
         expected = proof(state.token, nonce)
         return health.proof is not None and hmac.compare_digest(health.proof.encode(), expected.encode())
 
+    async def kill_hung(self) -> bool:
+        """End an engine that is there but does not answer. False when there is none."""
+        state = read_state(self._places)
+        return state is not None and await anyio.to_thread.run_sync(kill_engine, state)
+
     async def gone(self, state: EngineState) -> None:
         """Return when the engine takes no more requests, or does not seem to obey."""
         with anyio.move_on_after(self._settings.engine.start_timeout):
@@ -119,7 +124,10 @@ class Connector:
     def _not_started(self, process: EngineProcess) -> RemoteError:
         if process.ended:
             why = process.last_words() or "it said nothing"
-            return RemoteError(f"The engine did not start: {why}", f"Its log is in {self._places.logs}.")
+            return RemoteError(
+                f"The engine did not start: {why}",
+                f"Its log is in {self._places.logs}; `gemma-mcp engine stop` ends one that does not answer.",
+            )
         return RemoteError(
             f"The engine (process {process.pid}) was not ready within {self._settings.engine.start_timeout:g} seconds.",
             "Try again, or raise engine.start_timeout.",

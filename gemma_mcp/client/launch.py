@@ -6,14 +6,22 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from gemma_mcp.places import HOME_VARIABLE, Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.settings_sources import to_environment
-from gemma_mcp.state import ENGINE_SECTIONS, private_folder
+from gemma_mcp.state import ENGINE_SECTIONS, EngineState, private_folder
 
-__all__ = ["EngineProcess", "launch", "output_path"]
+__all__ = ["EngineProcess", "kill_engine", "launch", "output_path"]
 
 MODULE = "gemma_mcp.engine.main"
+
+CLOCK_SECONDS = 10.0
+"""How far the time at which a process started may be off: the system counts it from a boot time in whole seconds."""
+
+KILL_SECONDS = 10.0
+"""How long a killed process may take to vanish."""
 
 
 def output_path(places: Places) -> Path:
@@ -46,6 +54,19 @@ class EngineProcess:
         except OSError:
             return ""
         return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def kill_engine(state: EngineState) -> bool:
+    """End an engine that does not answer, if the process of that number is still an engine. Its workers follow it."""
+    try:
+        process = psutil.Process(state.pid)
+        if process.create_time() > state.started + CLOCK_SECONDS or MODULE not in process.cmdline():
+            return False
+        process.kill()
+        process.wait(KILL_SECONDS)
+    except (psutil.Error, OSError):
+        return False
+    return True
 
 
 def launch(settings: Settings, places: Places, environ: Mapping[str, str]) -> EngineProcess:

@@ -73,10 +73,13 @@ class EnginePool:
         return msgspec.structs.replace(status, same_settings=same)
 
     async def stop(self, *, drain: bool = False) -> bool:
-        """End the engine, with `drain` after the requests that are under way. False when there is none."""
+        """End the engine, with `drain` after the requests that are under way. False when there is none.
+
+        One that does not answer is killed, if the process that the state file names is an engine.
+        """
         state = await self._connector.find()
         if state is None:
-            return False
+            return await self._connector.kill_hung()
         query = {"drain": "1"} if drain else {}
         await self._ask("POST", state, "/shutdown", query)
         await self._connector.gone(state)

@@ -123,7 +123,8 @@ class _Routes:
         received = time.monotonic()
         options = await self._parsed(ChatCompletionRequest, request)
         limits = self._service.settings.server
-        messages = messages_of(options, limits.max_images, limits.max_image_bytes)
+        read = partial(messages_of, options, limits.max_images, limits.max_image_bytes)
+        messages = await anyio.to_thread.run_sync(read)
         most = options.max_completion_tokens or options.max_tokens
         return await self._generation("chat", options, chat_prompt(messages), most, received)
 

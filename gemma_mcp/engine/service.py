@@ -1,5 +1,6 @@
 """The engine behind its HTTP application: the models, the figures, and what is known of this process."""
 
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -23,6 +24,8 @@ from gemma_mcp.state import EngineState, EngineStatus, LoadedStatus
 from gemma_mcp.wire import WIRE_VERSION
 
 __all__ = ["Service", "open_service", "state_of"]
+
+logger = logging.getLogger(__name__)
 
 
 def state_of(token: str, port: int, fingerprint: str) -> EngineState:
@@ -110,8 +113,8 @@ class _Opener:
         for choice in choices[:-1]:
             try:
                 return await self._by(stack, choice, spec, on_progress)
-            except LoadFailedError:
-                continue
+            except LoadFailedError as error:
+                logger.warning("%s does not load %s: %s", choice.backend, spec.name, error)
         return await self._by(stack, choices[-1], spec, on_progress)
 
     async def _by(

@@ -52,7 +52,7 @@ def build_server(pool: Engines, settings: Settings, project_root: Path) -> MCPSe
         version=__version__,
         tools=list(tools),
         log_level="WARNING",
-        middleware=[_UnknownTools(tuple(tool.name for tool in tools))],
+        middleware=[_Calls(tuple(tool.name for tool in tools))],
     )
 
 
@@ -70,8 +70,11 @@ def _tools(pool: Engines, settings: Settings, project_root: Path) -> tuple[Gemma
     )
 
 
-class _UnknownTools:
-    """Refuses tools that do not exist as the protocol wants it; the SDK answers with a tool result."""
+class _Calls:
+    """Refuses, as the protocol wants it, calls of tools that do not exist and arguments that are no object.
+
+    The SDK answers the one with a tool's result and the other without a reason.
+    """
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
@@ -81,6 +84,8 @@ class _UnknownTools:
             name = ctx.params.get("name")
             if isinstance(name, str) and name not in self._names:
                 raise MCPError(INVALID_PARAMS, self._sentence(name))
+            if not isinstance(ctx.params.get("arguments"), dict | None):
+                raise MCPError(INVALID_PARAMS, "`arguments` must be an object.")
         return await call_next(ctx)
 
     def _sentence(self, name: str) -> str:

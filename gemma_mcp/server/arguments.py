@@ -7,7 +7,7 @@ counts as left out, and a list may come as JSON text.
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -116,14 +116,19 @@ def parse_arguments(model: type[Model], given: Mapping[str, Any]) -> Model:
 
 def _list_from_text(model: type[Arguments], name: str, value: object) -> object:
     """A list that a client sent as JSON text; anything else as it is."""
-    field = model.model_fields.get(name)
-    if not isinstance(value, str) or not value.startswith("[") or field is None or "list[" not in str(field.annotation):
+    if not isinstance(value, str) or not value.startswith("[") or not _takes(model, name, list):
         return value
     try:
         parsed = json.loads(value)
     except (ValueError, RecursionError):
         return value
     return cast("object", parsed)
+
+
+def _takes(model: type[Arguments], name: str, kind: type) -> bool:
+    """Whether an argument may be a list, or an object (`dict`)."""
+    field = model.model_fields.get(name)
+    return field is not None and kind in map(get_origin, (field.annotation, *get_args(field.annotation)))
 
 
 def _refuse_broken_text(value: object, place: str) -> None:
@@ -168,11 +173,12 @@ def _sentence(model: type[Arguments], name: str, detail: ErrorDetails) -> str:
         return _unknown(name, list(model.model_fields))
     if kind == "missing":
         return f"`{name}` is missing."
+    place = f"`{name}`" if not isinstance(detail["loc"][-1], int) else f"An item of `{name}`"
     if kind in ("string_too_short", "too_short", "string_pattern_mismatch"):
-        return f"`{name}` is empty."
+        return f"{place} is empty."
     if kind in ("string_too_long", "too_long"):
-        return f"`{name}` is too long: at most {context['max_length']:,}."
-    return f"`{name}` must be {_wanted(model, name, kind, context)}, not {_shown(detail['input'])}."
+        return f"{place} is too long: at most {context['max_length']:,}."
+    return f"{place} must be {_wanted(model, name, kind, context)}, not {_shown(detail['input'])}."
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -202,7 +208,7 @@ def _wanted(model: type[Arguments], name: str, kind: str, context: Mapping[str, 
         return f"{words} {context[key]:,.15g}"
     if kind == "literal_error":
         return f"one of {context['expected']}"
-    if "dict[" in str(model.model_fields[name].annotation):
+    if _takes(model, name, dict):
         return "an object or JSON text"
     return KINDS.get(kind, "something else")
 

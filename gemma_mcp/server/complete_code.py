@@ -8,14 +8,17 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from gemma_mcp.chat.instruct_code import instruct_messages, only_the_insertion
+from gemma_mcp.chat.messages import Message
 from gemma_mcp.errors import ContextOverflowError, InvalidReplyError, RequestError, UnsupportedError
 from gemma_mcp.server.arguments import Arguments, MaxSeconds, MaxTokens, ModelName
 from gemma_mcp.server.caller import Caller, Options
 from gemma_mcp.server.files import TextFiles
-from gemma_mcp.server.insertion import LineEnds, instruction, split_at, to_lf, without_fence, without_repeats
+from gemma_mcp.server.insertion import LineEnds, is_prose, split_at, to_lf, without_tail
 from gemma_mcp.server.replies import Reply
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.tool import GemmaTool
+from gemma_mcp.types import Text
 from gemma_mcp.wire import ChatMessage
 
 __all__ = ["complete_code_tool"]
@@ -164,20 +167,25 @@ class CompleteCode:
 
     async def _fill_in_the_middle(self, context: Context, gap: Gap, options: Options) -> Reply:
         reply = await self._caller.insert(context, gap.prefix, gap.suffix, options)
-        return replace(reply, text=without_repeats(to_lf(reply.text), gap.prefix, gap.suffix, instructed=False))
+        return replace(reply, text=without_tail(to_lf(reply.text), gap.suffix))
 
     async def _fill_as_instructed(self, context: Context, gap: Gap, options: Options) -> Reply:
-        told = ChatMessage(role="user", content=instruction(gap.prefix, gap.suffix, gap.language))
-        reply = await self._caller.chat(context, [told], options)
-        code = without_fence(to_lf(reply.text))
-        if code is not None:
-            code = without_repeats(code, gap.prefix, gap.suffix, instructed=True)
-        if not code or not code.strip():
+        told = instruct_messages(gap.prefix, gap.suffix, gap.language or None)
+        reply = await self._caller.chat(context, [_on_the_wire(message) for message in told], options)
+        text = to_lf(reply.text)
+        code = "" if is_prose(text) else without_tail(only_the_insertion(text, gap.prefix, gap.suffix), gap.suffix)
+        if not code.strip():
             raise InvalidReplyError(
                 "The model explained or repeated instead of writing what is missing.",
                 "Name a model that was trained for fill-in-the-middle, or ask generate_text.",
             )
         return replace(reply, text=code, notes=(*reply.notes, "instructed, not filled in the middle"))
+
+
+def _on_the_wire(message: Message) -> ChatMessage:
+    return ChatMessage(
+        role=message.role, content="".join(part.text for part in message.parts if isinstance(part, Text))
+    )
 
 
 def _gap_of_texts(given: CompleteCodeArguments) -> Gap:

@@ -75,7 +75,7 @@ class Transcript:
             return self.waiting
         seconds = monotonic() - self._first_text
         rate = f"{self._tokens / seconds:.0f} tok/s · " if seconds > 0 and self._tokens > 1 else ""
-        head = f"{rate}{self._tokens:,} tokens · "
+        head = f"{rate}{self._tokens:,} token{'' if self._tokens == 1 else 's'} · "
         return head + self._newest(LONGEST_MESSAGE - len(head))
 
     def take(self, chunk: ChatCompletion) -> None:
@@ -136,7 +136,7 @@ async def collect(stream: ChunkStream, model: str, box: TimeBox, progress: Progr
 def _too_late(waiting: str, seconds: float) -> DeadlineError:
     if waiting.startswith("loading"):
         return DeadlineError(
-            f"The model was still {waiting} when the {seconds:g} s of this call were over.",
+            f"The model was not loaded yet when the {seconds:g} s of this call were over ({waiting}).",
             "It keeps loading: call again in a moment and it will be ready.",
         )
     return DeadlineError(

@@ -24,7 +24,7 @@ def result_of(reply: Reply, *, notes: tuple[str, ...] = (), session: str = "") -
 
 def _provenance(reply: Reply, notes: tuple[str, ...], session: str) -> str:
     card = reply.card
-    parts = [card.model, " ".join(filter(None, (card.runtime, card.device)))]
+    parts = [card.model, card.device]
     parts.append(CUT.get(reply.finish_reason, reply.finish_reason))
     parts.append(_tokens(reply))
     parts.append(f"{reply.seconds:.1f} s")
@@ -39,7 +39,7 @@ def _tokens(reply: Reply) -> str:
     if usage is None:
         return ""
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
-    return f"{usage.prompt_tokens:,} ({cached:,} cached) + {usage.completion_tokens:,} tokens"
+    return f"{usage.prompt_tokens:,} prompt ({cached:,} cached) + {usage.completion_tokens:,} completion tokens"
 
 
 def _details(reply: Reply, session: str) -> dict[str, object]:

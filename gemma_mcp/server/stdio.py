@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from io import BufferedReader, FileIO, TextIOWrapper
@@ -61,6 +62,8 @@ def serve_stdio(environ: Mapping[str, str]) -> NoReturn:
     code = 1
     try:
         code = _serve(wire, environ)
+    except Exception:
+        traceback.print_exc()
     finally:
         # Nothing is joined, and nothing that is still buffered for stdout can reach the wire.
         sys.stderr.flush()

@@ -18,7 +18,20 @@ from gemma_mcp.engine.backend import (
 from gemma_mcp.engine.backend import MediaRow as _MediaRow
 from gemma_mcp.types import Sampling
 
-__all__ = ["GREEDY", "assert_equal_output", "decode_on", "empty", "length", "prefill", "reply", "rows_of", "text_of"]
+__all__ = [
+    "GREEDY",
+    "assert_equal_output",
+    "decode_on",
+    "empty",
+    "ids_of",
+    "length",
+    "pieces_after",
+    "prefill",
+    "reply",
+    "rows_of",
+    "text_of",
+    "tokens_of",
+]
 
 GREEDY = SlotOptions(sampling=Sampling(temperature=0), logprobs=2)
 """Temperature 0, with the two best log-probabilities, which `assert_equal_output` needs."""
@@ -126,3 +139,18 @@ def _gap(token: Sampled) -> float:
     assert token.logprob is not None
     top = token.logprob.top
     return top[0][2] - top[1][2] if len(top) > 1 else float("inf")
+
+
+def ids_of(pieces: Sequence[Piece]) -> tuple[int, ...]:
+    """The token ids of a prompt, images left out."""
+    return tuple(token for piece in pieces if isinstance(piece, TokenPiece) for token in piece.ids)
+
+
+def tokens_of(sampled: Sequence[Sampled]) -> tuple[int, ...]:
+    """The ids of sampled tokens."""
+    return tuple(token.token for token in sampled)
+
+
+def pieces_after(pieces: Sequence[Piece], start: int) -> list[Piece]:
+    """What is left of a prompt without images after `start` positions."""
+    return [TokenPiece(ids_of(pieces)[start:])]

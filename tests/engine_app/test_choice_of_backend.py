@@ -101,5 +101,5 @@ async def test_a_backend_that_cannot_list_its_devices_says_why() -> None:
 
 
 async def test_a_backend_that_hangs_is_given_up() -> None:
-    with pytest.raises(BackendError, match="within 0.001 seconds"):
+    with pytest.raises(BackendError, match=r"within 0\.001 seconds"):
         await probe_devices("echo", timeout=0.001)

@@ -1,6 +1,6 @@
 """Which models are in memory, with real workers."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def loader(tmp_path: Path) -> Loader:
 @asynccontextmanager
 async def residency(
     loader: Loader, keep_alive: float = LONG, max_models: int = 2, unloaded: list[str] | None = None
-) -> AsyncIterator[Residency]:
+) -> AsyncGenerator[Residency]:
     def note(resident: Resident) -> None:
         if unloaded is not None:
             unloaded.append(resident.spec.name)

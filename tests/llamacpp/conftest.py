@@ -1,16 +1,17 @@
 """Models for the tests of the llama.cpp backend: the packaged starter, and tiny ones with random weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from gemma_mcp_llamacpp import LlamaCppBackend
+from llamacpp_models import SMALL, Load
 from tiny_gguf import Shape, write_gemma3, write_gemma4, write_projector
 
 from gemma_mcp.engine.backend import Executor, LoadOptions, ModelSpec
 
-Load = Callable[..., Executor]
+pytest.register_assert_rewrite("gemma_mcp.testing")
 
 
 @pytest.fixture(scope="session")
@@ -33,17 +34,15 @@ def starter() -> ModelSpec:
 
 @pytest.fixture
 def load() -> Iterator[Load]:
-    """Load a file or a spec on one thread; it is closed after the test."""
+    """Load a file or a spec; it is closed after the test."""
     loaded: list[Executor] = []
 
-    def run(model: Path | ModelSpec, *, projector: Path | None = None, **options: object) -> Executor:
+    def run(model: Path | ModelSpec, options: LoadOptions = SMALL, projector: Path | None = None) -> Executor:
         if isinstance(model, Path):
             path = None if projector is None else str(projector)
             model = ModelSpec(name=model.stem, format="gguf", path=str(model), projector=path)
-        chosen = {"threads": 1, "slots": 2, "context_length": 1024, "step_tokens": 256, **options}
-        executor = LlamaCppBackend().load(model, LoadOptions(**chosen), lambda share: None)  # pyright: ignore
-        loaded.append(executor)
-        return executor
+        loaded.append(LlamaCppBackend().load(model, options, lambda share: None))
+        return loaded[-1]
 
     yield run
     for executor in loaded:

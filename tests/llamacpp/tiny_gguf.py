@@ -47,6 +47,7 @@ GEMMA3_CONTROLS = (
     "<|file_separator|>",
 )
 GEMMA4_CONTROLS = ("<|turn>", "<turn|>", "<|think|>", "<|image>", "<image|>", "<|image|>", "<|tool>", "<tool|>")
+GEMMA4_OWN = ("<|channel>", "<channel|>", "<|tool_call>", '<|"|>', "<table>")
 TEMPLATE = "{{ bos_token }}{% for m in messages %}<start_of_turn>user\n{{ m['content'] }}<end_of_turn>\n{% endfor %}"
 
 
@@ -115,7 +116,8 @@ def write_gemma4(path: Path, shape: Shape) -> None:
     _common(file, "gemma4", shape, full)
     _gemma4_keys(file, shape, full, sliding)
     pieces = list(_prefixes(WORDS))
-    tokens = [*_base_tokens(GEMMA4_CONTROLS), ("\n\n", T.NORMAL), *((piece, T.NORMAL) for piece in pieces)]
+    own = [(text, T.USER_DEFINED) for text in GEMMA4_OWN]
+    tokens = [*_base_tokens(GEMMA4_CONTROLS), *own, ("\n\n", T.NORMAL), *((piece, T.NORMAL) for piece in pieces)]
     file.writer.add_tokenizer_model("gemma4")
     file.writer.add_token_merges([f"{piece[:-1]} {piece[-1]}" for piece in pieces] + ["\n \n"])
     _vocabulary(file, tokens, [0.0] * len(tokens), end="<turn|>")

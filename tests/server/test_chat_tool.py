@@ -4,12 +4,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from conftest import Connect, ScriptedEngines, error_of, finished, said, texts
 from mcp import Client
 from PIL import Image
+from scripted_engine import Connect, ScriptedEngines, error_of, finished, said, texts
 
 from gemma_mcp.errors import QueueFullError
-from gemma_mcp.wire import ChatCompletionRequest, ImagePart
+from gemma_mcp.wire import ChatCompletionRequest, ImagePart, TextPart
 
 
 def turns(engines: ScriptedEngines, index: int = -1) -> list[tuple[str, object]]:
@@ -78,6 +78,7 @@ async def test_files_and_images_stay_in_the_session(connect: Connect, engines: S
     (_, first), _, (_, last) = turns(engines)
     assert isinstance(first, tuple)
     assert isinstance(first[0], ImagePart)
+    assert isinstance(first[1], TextPart)
     assert first[1].text == '<file path="a.txt" lines="1-1">\ntext\n</file>\n\nLook.'
     assert last == "Again?"
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Connect, ScriptedEngines, chunk, error_of, finished, said, texts
+from scripted_engine import Connect, ScriptedEngines, chunk, error_of, finished, said, texts
 
 from gemma_mcp.errors import ContextOverflowError, InvalidReplyError, QueueFullError, UnknownModelError
 from gemma_mcp.wire import ChatCompletionRequest
@@ -16,7 +16,7 @@ async def test_the_first_block_is_the_answer_and_the_second_says_where_it_came_f
         result = await client.call_tool("generate_text", {"prompt": "Count."})
     answer, line = texts(result)
     assert answer == "one\n  two"
-    assert line.startswith("[scripted · script CPU · stop · 1,200 (1,000 cached) + 7 tokens · ")
+    assert line.startswith("[scripted · CPU · stop · 1,200 prompt (1,000 cached) + 7 completion tokens · ")
     assert line.endswith(" s · A toy; get a real one.]")
     assert not result.is_error
     assert result.structured_content is None

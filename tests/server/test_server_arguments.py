@@ -1,9 +1,9 @@
 from typing import Any
 
 import pytest
-from conftest import Connect, ScriptedEngines, error_of, texts
 from mcp import MCPError
 from mcp.types import INVALID_PARAMS
+from scripted_engine import Connect, ScriptedEngines, error_of, texts
 
 ERAS = ["2026-07-28", "legacy"]
 SIGNATURES = {
@@ -77,13 +77,17 @@ async def test_signatures_are_the_published_ones(connect: Connect) -> None:
         ({"prompt": "x", "max_seconds": 0}, "`max_seconds` must be more than 0, not 0."),
         ({"prompt": "x", "max_seconds": "soon"}, "`max_seconds` must be a number, not the text 'soon'."),
         ({"prompt": "x", "files": "a.txt"}, "`files` must be a list of texts, not the text 'a.txt'."),
-        ({"prompt": "x", "files": [1]}, "`files` must be text, not 1."),
-        ({"prompt": "x", "stop": [""]}, "`stop` is empty."),
+        ({"prompt": "x", "files": [1]}, "An item of `files` must be text, not 1."),
+        ({"prompt": "x", "stop": [""]}, "An item of `stop` is empty."),
         ({"prompt": "x", "stop": ["a"] * 17}, "`stop` is too long: at most 16."),
         ({"prompt": "x", "stop": "[1, "}, "`stop` must be a list of texts, not the text '[1, '."),
         ({"prompt": "x", "json_schema": 5}, "`json_schema` must be an object or JSON text, not 5."),
         ({"prompt": "x", "model": ""}, "`model` is empty."),
         ({"prompt": "a\0b"}, "`prompt` holds a NUL character (at position 1). Send text without it."),
+        (
+            {"prompt": "a\ud800"},
+            "`prompt` holds half of a surrogate pair (U+D800 at position 1), which is no text. Send valid Unicode.",
+        ),
         ({"prompt": "x", "stop": ["\0"]}, "`stop` holds a NUL character (at position 0). Send text without it."),
         (
             {"prompt": "x", "json_schema": {"a\0": 1}},

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, ScriptedEngines, error_of
+from scripted_engine import Connect, ScriptedEngines, error_of
 
 from gemma_mcp.server.files import split_lines
 from gemma_mcp.server.paths import project_root

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, ScriptedEngines, error_of, texts
 from PIL import Image
+from scripted_engine import Connect, ScriptedEngines, error_of, texts
 
 from gemma_mcp.wire import ChatCompletionRequest, ImagePart, TextPart
 
@@ -195,6 +195,7 @@ async def test_what_is_no_image_is_refused(connect: Connect, project: Path, data
         ("data:;base64", "not of the form"),
         ("data:image/png;base64,", "valid base64"),
         ("data:image/png;base64,a*b", "valid base64"),
+        ("data:image/png;base64,abcde", "valid base64"),
         ("data:image/png;base64,aGVsbG8=", "it is not an image"),
         ("x" * 10_000, "neither a path nor base64"),
         ("?" * 10_000, "neither a path nor base64"),

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import anyio
 import pytest
-from conftest import Connect, ScriptedEngines, chunk, error_of, finished, said, texts
+from scripted_engine import Connect, ScriptedEngines, chunk, error_of, finished, said, texts
 
 from gemma_mcp.server import replies
 
@@ -49,7 +49,7 @@ async def test_progress_tells_of_queue_load_prefill_and_text(
             READING,
             watcher.gate("reading 1,024 of 4,000 tokens"),
             said("Once upon\n"),
-            watcher.gate("1 tokens · Once upon"),
+            watcher.gate("1 token · Once upon"),
             *[said(f"word{n} ") for n in range(100)],
             watcher.gate("word99"),
             finished(),
@@ -168,7 +168,7 @@ async def test_a_deadline_that_the_engine_kept_is_told_the_same_way(connect: Con
 @pytest.mark.parametrize(
     ("waiting", "sentence"),
     [
-        (LOADING, "still loading 40 % when the 0.1 s of this call were over. It keeps loading: call again"),
+        (LOADING, "not loaded yet when the 0.1 s of this call were over (loading 40 %). It keeps loading: call again"),
         (QUEUED, "no text yet when the 0.1 s of this call were over (queued, place 2)"),
         (READING, "(reading 1,024 of 4,000 tokens)"),
     ],

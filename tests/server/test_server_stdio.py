@@ -1,152 +1,39 @@
 """The real thing: `python -m gemma_mcp` in a process of its own, with a real engine behind it."""
 
-import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import psutil
 import pytest
-import pytest_asyncio
-from conftest import error_of, texts
-from mcp import Client, StdioServerParameters
+from mcp.types import INVALID_PARAMS
+from scripted_engine import error_of, texts
+from server_pipes import SECONDS, SERVE, client_of, home_in, serving
 
-from gemma_mcp.client.pool import EnginePool
-from gemma_mcp.errors import GemmaError
-from gemma_mcp.places import Places
-from gemma_mcp.settings_sources import load_settings
+from gemma_mcp.testing.engines import EngineHome
 
 ERAS = ["2026-07-28", "legacy"]
 STARTER = Path(__file__).parents[2] / "gemma_mcp" / "starter" / "starter.gguf"
-SERVE = [sys.executable, "-m", "gemma_mcp"]
-
-SECONDS = 30
-"""After which a test gives up on a process."""
 
 
-async def end_engine(environ: Mapping[str, str]) -> None:
-    """End the engine that was started for these variables, and wait until its process is gone."""
-    places = Places.find(environ)
-    async with EnginePool(load_settings(environ).settings, places, environ) as pool:
-        status = await pool.running()
-        if status is None:
-            return
-        process = psutil.Process(status.pid)
-        await pool.stop()
-        await anyio.to_thread.run_sync(process.wait, SECONDS)
-
-
-def variables(home: Path, **more: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "GEMMA_MCP_HOME": str(home),
-        "GEMMA_MCP_MODEL_DEFAULT": "echo",
-        "GEMMA_MCP_LLAMACPP_THREADS": "1",
-        "GEMMA_MCP_SERVER_PROGRESS_INTERVAL": "0.1",
-        **more,
-    }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def environ(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineHome]:
     """One engine for the whole module, as several servers of one user share it."""
-    environ = variables(tmp_path_factory.mktemp("home"))
-    yield environ
-    await end_engine(environ)
+    home = home_in(tmp_path_factory.mktemp("home"))
+    yield home
+    home.end()
 
 
-@contextlib.asynccontextmanager
-async def client_of(environ: dict[str, str], project: Path, era: str = "2026-07-28") -> AsyncIterator[Client]:
-    server = StdioServerParameters(command=SERVE[0], args=SERVE[1:], env=environ, cwd=project)
-    async with Client(server, mode=era) as client:
-        yield client
-
-
-@contextlib.contextmanager
-def serving(environ: dict[str, str], project: Path, *command: str) -> Iterator["RawClient"]:
-    """A server at the other end of plain pipes."""
-    process = subprocess.Popen(
-        command or SERVE,
-        env=environ,
-        cwd=project,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield RawClient(process)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-class RawClient:
-    """Speaks JSON-RPC by hand. A watchdog kills a server that does not answer."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self._input, self._output, self._errors = process.stdin, process.stdout, process.stderr
-
-    def send(self, line: bytes | dict[str, Any]) -> None:
-        self._input.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
-        self._input.flush()
-
-    def answer(self, identity: int) -> dict[str, Any]:
-        """The answer to a request; notifications are passed over, anything that is no message is an error."""
-        with self._watched():
-            for line in self._output:
-                message = json.loads(line)
-                if message.get("id") == identity:
-                    return message
-        raise AssertionError(self._errors.read().decode())
-
-    def start(self) -> None:
-        """The handshake."""
-        about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
-        self.send({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about})
-        assert self.answer(0)["result"]["serverInfo"]["name"] == "gemma-mcp"
-        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
-
-    def call(self, identity: int, **arguments: Any) -> dict[str, Any]:
-        params = {"name": "generate_text", "arguments": arguments, "_meta": {"progressToken": identity}}
-        return {"jsonrpc": "2.0", "id": identity, "method": "tools/call", "params": params}
-
-    def wait_for_progress(self) -> None:
-        with self._watched():
-            for line in self._output:
-                if b"notifications/progress" in line and b"loading" not in line and b"waiting" not in line:
-                    return
-        raise AssertionError("no progress")
-
-    def close_input(self) -> None:
-        self._input.close()
-        self.process.stdin = None
-
-    def end(self) -> tuple[int, bytes, str]:
-        """Exit status, what was left on stdout, and stderr, once the server has ended by itself."""
-        with self._watched():
-            rest, errors = self._output.read(), self._errors.read().decode()
-            return self.process.wait(), rest, errors
-
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        watchdog = threading.Timer(SECONDS, self.process.kill)
-        watchdog.start()
-        try:
-            yield
-        finally:
-            watchdog.cancel()
+@pytest.fixture
+def environ(home: EngineHome) -> dict[str, str]:
+    """What a server is started with."""
+    return home.environ
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -171,7 +58,7 @@ async def test_four_tools_answer_over_stdio(environ: dict[str, str], project: Pa
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_progress_rises_and_a_cancelled_call_frees_the_engine(
-    environ: dict[str, str], project: Path, era: str
+    home: EngineHome, environ: dict[str, str], project: Path, era: str
 ) -> None:
     hold = project / "go"
     seen: list[float] = []
@@ -182,10 +69,7 @@ async def test_progress_rises_and_a_cancelled_call_frees_the_engine(
         if "waiting" not in (message or "") and "loading" not in (message or ""):
             prefill.set()
 
-    async with (
-        client_of(environ, project, era) as client,
-        EnginePool(load_settings(environ).settings, Places.find(environ), environ) as pool,
-    ):
+    async with client_of(environ, project, era) as client, home.pool() as pool:
         async with anyio.create_task_group() as tasks:
 
             async def call() -> None:
@@ -254,6 +138,13 @@ def test_bad_lines_get_an_answer_or_are_passed_over(environ: dict[str, str], pro
             assert result["isError"]
             (block,) = result["content"]
             assert reason in block["text"]
+        for identity, arguments in enumerate(["x", [], 5], 50):
+            request = server.call(identity)
+            server.send({**request, "params": {**request["params"], "arguments": arguments}})
+            assert server.answer(identity)["error"] == {
+                "code": INVALID_PARAMS,
+                "message": "`arguments` must be an object.",
+            }
         server.send(server.call(99, prompt="still there"))
         assert server.answer(99)["result"]["content"][0]["text"] == "still there"
         server.close_input()
@@ -345,7 +236,8 @@ subprocess.Popen([sys.executable, "-m", "gemma_mcp"]).wait()
 def test_a_client_that_dies_takes_its_server_along(environ: dict[str, str], project: Path) -> None:
     """The pipes stay open: this process holds them. The server sees only that it has another parent."""
     with serving(environ, project, sys.executable, "-c", ABANDON) as server:
-        (child,) = _children(server.process)
+        server.start()
+        (child,) = psutil.Process(server.process.pid).children()
         gave_up = threading.Event()
         watchdog = threading.Timer(SECONDS, lambda: (gave_up.set(), child.kill()))
         watchdog.start()
@@ -355,16 +247,9 @@ def test_a_client_that_dies_takes_its_server_along(environ: dict[str, str], proj
         assert not gave_up.is_set()
 
 
-def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Those that a process has started, as soon as there are any."""
-    while not (children := psutil.Process(process.pid).children()):
-        assert process.poll() is None
-    return children
-
-
 @pytest.mark.parametrize("where", ["environment", "file"])
 def test_a_bad_setting_ends_the_server_with_one_line_that_names_it(tmp_path: Path, project: Path, where: str) -> None:
-    environ = variables(tmp_path)
+    environ = home_in(tmp_path).environ
     if where == "file":
         (tmp_path / "config.toml").write_text("# mine\n[server]\nmax_files = 0\n", encoding="utf-8")
     else:
@@ -401,19 +286,18 @@ def test_a_server_that_has_not_been_asked_holds_neither_a_runtime_nor_pillow() -
 
 
 async def test_a_server_alone_starts_no_engine(tmp_path: Path, project: Path) -> None:
-    environ = variables(tmp_path)
-    async with client_of(environ, project) as client:
+    home = home_in(tmp_path)
+    async with client_of(home.environ, project) as client, home.pool() as pool:
         await client.list_tools()
         error_of(await client.call_tool("generate_text", {"prompt": ""}))
-        async with EnginePool(load_settings(environ).settings, Places.find(environ), environ) as pool:
-            assert await pool.running() is None
+        assert await pool.running() is None
 
 
 @pytest.mark.skipif(not STARTER.exists(), reason="the starter model is not in this checkout")
 async def test_the_starter_model_answers_and_says_that_it_is_a_toy(tmp_path: Path, project: Path) -> None:
-    environ = variables(tmp_path, GEMMA_MCP_MODEL_DEFAULT="starter")
+    home = home_in(tmp_path, GEMMA_MCP_MODEL_DEFAULT="starter")
     try:
-        async with client_of(environ, project) as client:
+        async with client_of(home.environ, project) as client:
             result = await client.call_tool("generate_text", {"prompt": "What is the capital of France?"})
             assert "Paris" in texts(result)[0]
             assert "toy" in texts(result)[1]
@@ -422,5 +306,4 @@ async def test_the_starter_model_answers_and_says_that_it_is_a_toy(tmp_path: Pat
             )
             assert texts(code)[0] == "a + b"
     finally:
-        with contextlib.suppress(GemmaError):
-            await end_engine(environ)
+        await anyio.to_thread.run_sync(home.end)

@@ -1,0 +1,115 @@
+"""Servers in processes of their own, at the other end of pipes."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from typing import Any
+
+from mcp import Client, StdioServerParameters
+
+from gemma_mcp.testing.engines import EngineHome
+
+SERVE = [sys.executable, "-m", "gemma_mcp"]
+
+SECONDS = 30
+"""After which a test gives up on a process."""
+
+
+def home_in(folder: Path, **settings: str) -> EngineHome:
+    """Where the servers of a test keep their files, with the echo model."""
+    defaults = {
+        "GEMMA_MCP_MODEL_DEFAULT": "echo",
+        "GEMMA_MCP_LLAMACPP_THREADS": "1",
+        "GEMMA_MCP_SERVER_PROGRESS_INTERVAL": "0.1",
+    }
+    return EngineHome(folder, defaults | settings)
+
+
+@contextlib.asynccontextmanager
+async def client_of(environ: dict[str, str], project: Path, era: str = "2026-07-28") -> AsyncGenerator[Client]:
+    server = StdioServerParameters(command=SERVE[0], args=SERVE[1:], env=environ, cwd=project)
+    async with Client(server, mode=era) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def serving(environ: dict[str, str], project: Path, *command: str) -> Generator["RawClient"]:
+    """A server at the other end of plain pipes."""
+    process = subprocess.Popen(
+        command or SERVE,
+        env=environ,
+        cwd=project,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield RawClient(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class RawClient:
+    """Speaks JSON-RPC by hand. A watchdog kills a server that does not answer."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._input, self._output, self._errors = process.stdin, process.stdout, process.stderr
+
+    def send(self, line: bytes | dict[str, Any]) -> None:
+        self._input.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+        self._input.flush()
+
+    def answer(self, identity: int) -> dict[str, Any]:
+        """The answer to a request; notifications are passed over, anything that is no message is an error."""
+        with self._watched():
+            for line in self._output:
+                message = json.loads(line)
+                if message.get("id") == identity:
+                    return message
+        raise AssertionError(self._errors.read().decode())
+
+    def start(self) -> None:
+        """The handshake."""
+        about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+        self.send({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about})
+        assert self.answer(0)["result"]["serverInfo"]["name"] == "gemma-mcp"
+        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    def call(self, identity: int, **arguments: Any) -> dict[str, Any]:
+        params = {"name": "generate_text", "arguments": arguments, "_meta": {"progressToken": identity}}
+        return {"jsonrpc": "2.0", "id": identity, "method": "tools/call", "params": params}
+
+    def wait_for_progress(self) -> None:
+        with self._watched():
+            for line in self._output:
+                if b"notifications/progress" in line and b"loading" not in line and b"waiting" not in line:
+                    return
+        raise AssertionError("no progress")
+
+    def close_input(self) -> None:
+        self._input.close()
+        self.process.stdin = None
+
+    def end(self) -> tuple[int, bytes, str]:
+        """Exit status, what was left on stdout, and stderr, once the server has ended by itself."""
+        with self._watched():
+            rest, errors = self._output.read(), self._errors.read().decode()
+            return self.process.wait(), rest, errors
+
+    @contextlib.contextmanager
+    def _watched(self) -> Generator[None]:
+        watchdog = threading.Timer(SECONDS, self.process.kill)
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
