@@ -124,7 +124,7 @@ class Job:
 
     def lose_cache(self) -> None:
         """Its slot is gone with the worker; everything is computed again."""
-        self.slot, self.position, self.trimming, self.settled = None, 0, False, False
+        self.slot, self.position, self.trimming = None, 0, False
 
     def next_span(self) -> MediaSpan | None:
         """The image at its position or after it."""

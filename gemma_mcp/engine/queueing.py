@@ -136,27 +136,34 @@ class Intake:
         try:
             return executor, await encode(executor, request)
         except WorkerDiedError:
-            await self._replaced(executor)
-        async with self.alone:
-            executor = await self._current_executor()
-            try:
-                return executor, await encode(executor, request)
-            except WorkerDiedError:
-                self._condemned.add(_digest(request))
-                raise _verdict() from None
+            return await self._encode_alone(request)
 
-    async def _replaced(self, executor: AsyncExecutor) -> None:
-        """Return when the scheduler has noticed that this worker is dead."""
-        while self._executor is executor:
-            await self._suspended.wait()
+    async def _encode_alone(self, request: GenerationRequest) -> tuple[AsyncExecutor, Prompt]:
+        while True:
+            executor = await self._current_executor()
+            async with self.alone:
+                if not executor.alive:  # it died while others had their turn alone
+                    continue
+                try:
+                    return executor, await encode(executor, request)
+                except WorkerDiedError:
+                    self._condemned.add(_digest(request))
+                    raise _verdict() from None
 
     async def _current_executor(self) -> AsyncExecutor:
-        while self._executor is None:
-            news = self._news
-            await news.happened.wait()
-            if news.error is not None:
-                raise news.error
-        return self._executor
+        """A living worker; its death may not have been noticed by the scheduler yet."""
+        while (executor := self._executor) is None or not executor.alive:
+            if executor is None:
+                await self._worker_news()
+            else:
+                await self._suspended.wait()
+        return executor
+
+    async def _worker_news(self) -> None:
+        news = self._news
+        await news.happened.wait()
+        if news.error is not None:
+            raise news.error
 
     # --- the reader's end -------------------------------------------------------------------------------------
 

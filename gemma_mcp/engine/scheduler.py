@@ -193,9 +193,9 @@ class Scheduler:
         if not self._fits(job, slot, kept):
             return
         job.trimming = False
-        if not job.settled:  # what it computed itself was not cached
+        if not job.settled:  # what it computed itself, here or in an earlier worker, was not cached
             job.settled = True
-            job.cached_tokens = max(job.cached_tokens, min(kept, len(job.prompt.ids)))
+            job.cached_tokens = kept
             self._counters.cached_tokens += kept
         job.post_prefill()
 

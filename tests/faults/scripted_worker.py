@@ -163,6 +163,8 @@ class ScriptedWorker:
             self._record.wrong.append(f"step {self._record.steps}: {what}")
 
     async def encode(self, segments: Sequence[Segment]) -> tuple[Piece, ...]:
+        if not self.alive:
+            raise WorkerDiedError("It was dead before.")
         try:
             await self._dawdle(300 if self.faults.slow_images else 4)
             if Media(self.faults.bad_image) in segments:

@@ -69,9 +69,9 @@ class Scenario:
 
 ASKS = st.builds(
     Ask,
-    shared=st.sampled_from([0, 5, 6, 20, 36]),
-    own=st.sampled_from(["x", "xy", "xyzzy", "zyx" * 4]),
-    images=st.sampled_from([(), (), (), (1,), (1, 2), (2,)]),
+    shared=st.sampled_from([0, 6, 36]),
+    own=st.sampled_from(["x", "xyzzy"]),
+    images=st.sampled_from([(), (), (1,), (1, 2)]),
     max_tokens=st.one_of(st.none(), st.integers(1, 30)),
     stop=st.sampled_from([(), (), ("a",), ("bc", "q"), ("zz",)]),
     reuse=st.sampled_from([True, True, True, False]),
