@@ -134,18 +134,16 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt and how to continue it.
 
-    `max_tokens` is refused when the context does not hold so many; `default_max_tokens`, used without it, is lowered to
-    what the context holds; with neither the reply may fill the context. `deadline_seconds` counts from submission,
-    queueing included; when it passes, the text so far is given back with the finish reason "deadline". `logprobs`: how
-    many alternatives to report for each token, None for no log-probabilities at all. `stop` strings end the reply and
-    are not part of it.
+    `max_tokens` is refused when the context does not hold so many; without it the reply may fill the context.
+    `deadline_seconds` counts from submission, queueing included; when it passes, the text so far is given back with the
+    finish reason "deadline". `logprobs`: how many alternatives to report for each token, None for no log-probabilities
+    at all. `stop` strings end the reply and are not part of it.
     """
 
     segments: tuple[Segment, ...]
     sampling: Sampling = Sampling()
     grammar: Grammar | None = None
     max_tokens: int | None = None
-    default_max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     deadline_seconds: float | None = None
     logprobs: int | None = None

@@ -2,8 +2,7 @@
 
 Both sides use these models, so they cannot drift apart. Requests forbid unknown fields: a misspelt one is refused, not
 ignored. Field names and meanings: the OpenAI API reference (chat completions, completions), llama.cpp `tools/server`
-(`return_progress`, `prompt_progress`, `timings`, sampling parameters). `deadline_seconds`,
-`default_max_tokens` and `queue_place` are ours.
+(`return_progress`, `prompt_progress`, `timings`, sampling parameters). `deadline_seconds` and `queue_place` are ours.
 """
 
 from typing import Annotated, Any, Literal
@@ -102,8 +101,6 @@ class GenerationOptions(WireModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    default_max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Ours: the limit when `max_tokens` is absent; lowered to what the context holds instead of being refused."""
     stop: str | tuple[str, ...] | None = None
     n: Literal[1] | None = None
     user: str | None = None

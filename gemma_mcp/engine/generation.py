@@ -114,7 +114,6 @@ async def _request(call: Call, resident: Resident) -> GenerationRequest:
         sampling=sampling,
         grammar=call.wanted.grammar,
         max_tokens=call.max_tokens,
-        default_max_tokens=options.default_max_tokens,
         stop=stops_of(options),
         deadline_seconds=call.seconds_left(),
         logprobs=call.logprobs,

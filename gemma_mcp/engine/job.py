@@ -69,7 +69,7 @@ class Job:
         self.prompt = prompt
         self.tokens = list(prompt.ids)
         room = context_length - len(prompt.ids)
-        self.limit = len(prompt.ids) + min(room, request.max_tokens or request.default_max_tokens or room)
+        self.limit = len(prompt.ids) + min(room, request.max_tokens or room)
         self.slot: int | None = None
         self.position = 0
         """Tokens that stand in the KV cache."""

@@ -29,6 +29,9 @@ def test_code_that_holds_the_cursor_mark_gets_another_one() -> None:
 @pytest.mark.parametrize(
     ("reply", "prefix", "suffix", "expected"),
     [
+        # A word that only begins like the cursor's line does not repeat it.
+        ("append(x)", "a", "", "append(x)"),
+        ("items.append(x)", "items", "", ".append(x)"),
         # fences and prose
         ("```python\nreturn a + b\n```", "def add(a, b):\n    ", "\n", "return a + b"),
         ("Sure!\n```\nreturn 1\n```\nIt returns 1.", "def f():\n    ", "\n", "return 1"),

@@ -209,7 +209,7 @@ async def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers():
         with pytest.raises(ContextOverflowError) as caught:
             await reply(scheduler, ask("x" * 100, max_tokens=50))
         assert (caught.value.max_tokens, caught.value.context_length) == (50, 128)
-        text, events = await reply(scheduler, ask("x" * 100, default_max_tokens=50))
+        text, events = await reply(scheduler, ask("x" * 100))
     assert finished(events).reason == "length"
     assert len(text) == 128 - finished(events).usage.prompt_tokens
 

@@ -79,15 +79,14 @@ def test_a_stop_string_ends_the_reply_and_is_not_part_of_it(http: httpx2.Client)
     assert reply["choices"][0]["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "default_max_tokens"])
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_a_reply_is_cut_at_the_limit(http: httpx2.Client, field: str) -> None:
     reply = ask(http, chat("one two three", **{field: 5}))
     assert reply["choices"][0]["message"]["content"] == "one t"
     assert reply["choices"][0]["finish_reason"] == "length"
 
 
-def test_a_default_limit_beyond_the_context_is_lowered(http: httpx2.Client) -> None:
-    assert ask(http, chat("hello", default_max_tokens=1_000_000))["choices"][0]["finish_reason"] == "stop"
+def test_a_limit_beyond_the_context_is_refused(http: httpx2.Client) -> None:
     assert http.post("/v1/chat/completions", json=chat("hello", max_tokens=1_000_000)).status_code == 400
 
 
