@@ -75,8 +75,8 @@ def _without_prefix(text: str, before: str) -> str:
     current = before.rpartition("\n")[2]
     key = current.strip()
     opening = text.lstrip()
-    rest = opening.removeprefix(key)
-    if key and WORD.search(key) and rest != opening and not (WORD.match(rest) and WORD.match(key[-1])):
+    if key and WORD.search(key) and opening.startswith(key):
+        rest = opening.removeprefix(key)
         return rest.lstrip(" \t") if current != current.rstrip() else rest
     return text
 

@@ -29,8 +29,8 @@ def test_code_that_holds_the_cursor_mark_gets_another_one() -> None:
 @pytest.mark.parametrize(
     ("reply", "prefix", "suffix", "expected"),
     [
-        # A word that only begins like the cursor's line does not repeat it.
-        ("append(x)", "a", "", "append(x)"),
+        # A word begun before the cursor is finished, not said twice.
+        ("append(x)", "a", "", "ppend(x)"),
         ("items.append(x)", "items", "", ".append(x)"),
         # fences and prose
         ("```python\nreturn a + b\n```", "def add(a, b):\n    ", "\n", "return a + b"),
