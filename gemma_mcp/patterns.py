@@ -5,6 +5,7 @@ loops for ever on some mistakes. So what is not certain to work is refused befor
 """
 
 import re
+import string
 
 __all__ = ["MAX_REPEAT", "PatternError", "check_pattern"]
 
@@ -15,10 +16,11 @@ MAX_REPEAT = 1000
 """llama.cpp's grammars grow with each repetition, and fail somewhat below 2,000 (llama.cpp issue 27859)."""
 
 MAX_GROUPS = 16
-PLAIN_ESCAPES = frozenset("[](){}|*+?")
-"""What the converter takes as a literal behind a backslash; it copies any other escape into the grammar as it is."""
 
-CLASS_ESCAPES = frozenset("\\]")
+ESCAPES = frozenset(string.punctuation + "dws") - frozenset('"\\')
+"""What may stand behind a backslash; the backend spells these out, in classes too. A quotation mark and a backslash
+cannot stand in a JSON string as they are."""
+
 REPEAT = re.compile(r"\{(\d{1,5})(,(\d{0,5}))?\}")
 
 
@@ -85,8 +87,8 @@ class _Walk:
 
     def escape(self) -> None:
         char = self.text[self.at + 1 : self.at + 2]
-        if char not in PLAIN_ESCAPES or not char:
-            raise PatternError(f"\\{char} is not understood in it; write a class, such as [0-9] or [.]")
+        if char not in ESCAPES:
+            raise PatternError(f"\\{char} is not understood in it; write a class, such as [0-9]")
         self.at += 2
         self.atom = self.filled = True
 
@@ -111,7 +113,7 @@ class _Walk:
     def bracket(self) -> None:
         end = self.at + 1
         while end < len(self.text) and self.text[end] != "]":
-            if self.text[end] == "\\" and self.text[end + 1 : end + 2] not in CLASS_ESCAPES:
+            if self.text[end] == "\\" and self.text[end + 1 : end + 2] not in ESCAPES:
                 raise PatternError(f"\\{self.text[end + 1 : end + 2]} is not understood in a class")
             end += 2 if self.text[end] == "\\" else 1
         body = self.text[self.at + 1 : end]
