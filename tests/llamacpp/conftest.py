@@ -11,8 +11,6 @@ from tiny_gguf import Shape, write_gemma3, write_gemma4, write_projector
 
 from gemma_mcp.engine.backend import Executor, LoadOptions, ModelSpec
 
-pytest.register_assert_rewrite("gemma_mcp.testing")
-
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
