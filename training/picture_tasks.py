@@ -187,7 +187,7 @@ ORDER = ["first", "second"]
 
 def both(draw: Draw, scenes: tuple[Scene, Scene], job: str = "") -> Turn:
     """A question about two pictures in one turn."""
-    job = job or draw.random.choices(["pick", "same", "which", "describe_both"], [34, 22, 34, 10])[0]
+    job = job or draw.random.choices(["pick", "same", "which", "describe_both"], [30, 27, 36, 7])[0]
     lone = all(len(scene.things) == 1 for scene in scenes)
     if job == "which" and lone and scenes[0].things[0].shape != scenes[1].things[0].shape:
         return _which(draw, scenes, by_colour=scenes[0].things[0].colour != scenes[1].things[0].colour)

@@ -31,7 +31,7 @@ class Code:
 Sample = Chat | Code
 
 CHATS: dict[str, tuple[Callable[[Draw], list[Turn]], int]] = {
-    "fact": (knowledge.fact, 15),
+    "fact": (knowledge.fact, 12),
     "times": (knowledge.times, 5),
     "french": (knowledge.french, 6),
     "hello": (knowledge.hello, 2),
@@ -42,13 +42,13 @@ CHATS: dict[str, tuple[Callable[[Draw], list[Turn]], int]] = {
     "reverse": (word_tasks.reverse, 11),
     "spell": (word_tasks.spell, 8),
     "count": (word_tasks.count, 7),
-    "count_file": (file_tasks.count_file, 2),
-    "add": (sums.add, 18),
-    "minus": (sums.minus, 6),
-    "extract": (text_tasks.extract, 11),
-    "sentiment": (text_tasks.sentiment, 6),
-    "summary": (text_tasks.summary, 5),
-    "lookup": (file_tasks.lookup, 8),
+    "count_file": (file_tasks.count_file, 3),
+    "add": (sums.add, 26),
+    "minus": (sums.minus, 16),
+    "extract": (text_tasks.extract, 9),
+    "sentiment": (text_tasks.sentiment, 5),
+    "summary": (text_tasks.summary, 4),
+    "lookup": (file_tasks.lookup, 9),
     "memory": (memory.memory, 3),
     "memory_name": (memory.memory_name, 2),
 }
