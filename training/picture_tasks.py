@@ -164,7 +164,7 @@ SHAPE_JOBS: dict[str, Callable[[Draw, Scene], list[Turn]]] = {
     "describe": describe,
     "ground": ground,
 }
-SHAPE_WEIGHTS = [18, 17, 18, 18, 10, 16, 3]
+SHAPE_WEIGHTS = [9, 9, 22, 23, 25, 8, 4]
 
 
 def question(draw: Draw, scene: Scene, job: str = "") -> Turn:
@@ -187,7 +187,7 @@ ORDER = ["first", "second"]
 
 def both(draw: Draw, scenes: tuple[Scene, Scene], job: str = "") -> Turn:
     """A question about two pictures in one turn."""
-    job = job or draw.random.choices(["pick", "same", "which", "describe_both"], [30, 27, 36, 7])[0]
+    job = job or draw.random.choices(["pick", "same", "which", "describe_both"], [17, 39, 40, 4])[0]
     lone = all(len(scene.things) == 1 for scene in scenes)
     if job == "which" and lone and scenes[0].things[0].shape != scenes[1].things[0].shape:
         return _which(draw, scenes, by_colour=scenes[0].things[0].colour != scenes[1].things[0].colour)

@@ -31,11 +31,11 @@ class Code:
 Sample = Chat | Code
 
 CHATS: dict[str, tuple[Callable[[Draw], list[Turn]], int]] = {
-    "fact": (knowledge.fact, 12),
-    "times": (knowledge.times, 5),
-    "french": (knowledge.french, 6),
-    "hello": (knowledge.hello, 2),
-    "unknown": (knowledge.unknown, 5),
+    "fact": (knowledge.fact, 10),
+    "times": (knowledge.times, 4),
+    "french": (knowledge.french, 5),
+    "hello": (knowledge.hello, 1),
+    "unknown": (knowledge.unknown, 4),
     "repeat": (word_tasks.repeat, 10),
     "upper": (word_tasks.upper, 9),
     "lower": (word_tasks.lower, 3),
@@ -43,12 +43,12 @@ CHATS: dict[str, tuple[Callable[[Draw], list[Turn]], int]] = {
     "spell": (word_tasks.spell, 8),
     "count": (word_tasks.count, 7),
     "count_file": (file_tasks.count_file, 3),
-    "add": (sums.add, 26),
-    "minus": (sums.minus, 16),
+    "add": (sums.add, 20),
+    "minus": (sums.minus, 22),
     "extract": (text_tasks.extract, 9),
-    "sentiment": (text_tasks.sentiment, 5),
+    "sentiment": (text_tasks.sentiment, 4),
     "summary": (text_tasks.summary, 4),
-    "lookup": (file_tasks.lookup, 9),
+    "lookup": (file_tasks.lookup, 14),
     "memory": (memory.memory, 3),
     "memory_name": (memory.memory_name, 2),
 }

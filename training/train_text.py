@@ -60,11 +60,13 @@ class TextData:
 
 
 def loss_of(model: TextModel, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Mean cross-entropy of the learnt tokens; `hidden` belongs to all rows but the last."""
-    chosen = mask[:, 1:]
+    """Cross-entropy of the learnt tokens, weighted by the mask; `hidden` belongs to all rows but the last."""
+    weights = mask[:, 1:].float()
+    chosen = weights > 0
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.logits(hidden[chosen])
-    return F.cross_entropy(logits.float(), ids[:, 1:][chosen])
+    losses = F.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
+    return (losses * weights[chosen]).sum() / weights.sum()
 
 
 def save(path: Path, **parts: object) -> None:

@@ -31,8 +31,8 @@ from training.team import Team, run
 from training.tokenizer import Encoded, Tokenizer
 from training.train_text import TextData, loss_of, save
 
-ONE, TWO = 18, 10  # conversations per batch and process with one and with two pictures
-TEXT_TOKENS = 3200
+ONE, TWO = 20, 12  # conversations per batch and process with one and with two pictures
+TEXT_TOKENS = 2600
 LONGEST = 128  # tokens; longer conversations lose their last turns, because all are padded to the longest
 HEAD_SHARE = 0.5
 EMPTY = 0.1  # weight of a cell without a shape or a character
@@ -111,6 +111,15 @@ def conversation(draw: Draw, tokenizer: Tokenizer, scenes: list[Scene], config: 
         turns.pop()
 
 
+def turn_weights(mask: list[int]) -> list[float]:
+    """Every reply weighs about the same: a "Yes." must not drown in long descriptions."""
+    weights: list[float] = []
+    for learnt, tokens in itertools.groupby(mask):
+        length = len(list(tokens))
+        weights += [length**-0.8 if learnt else 0.0] * length
+    return weights
+
+
 def picture_batch(
     draw: Draw, pictures: Pictures, tokenizer: Tokenizer, config: Config
 ) -> tuple[list[int], Tensor, Tensor, Tensor]:
@@ -121,10 +130,10 @@ def picture_batch(
     encoded = [conversation(draw, tokenizer, [pictures.scenes[i] for i in row], config) for row in chosen]
     width = (max(len(sample.ids) for sample in encoded) + 7) // 8 * 8
     ids = np.zeros((len(encoded), width), np.int64)
-    mask, images = np.zeros(ids.shape, bool), np.zeros(ids.shape, np.int64)
+    mask, images = np.zeros(ids.shape, np.float32), np.zeros(ids.shape, np.int64)
     for row, sample in enumerate(encoded):
         ids[row, : len(sample.ids)] = sample.ids
-        mask[row, : len(sample.ids)] = sample.mask
+        mask[row, : len(sample.ids)] = turn_weights(sample.mask)
         for number, start in enumerate(sample.images, 1):
             images[row, start : start + config.image_tokens] = number
     return (
