@@ -13,7 +13,7 @@ from training import tasks, words
 from training.draw import Draw
 from training.tokenizer import Encoded, Tokenizer, build, frequent_words
 
-WORK = Path(__file__).parent / "work"
+WORK = Path(__file__).parent / "build"
 LONGEST = 480  # below the sliding window of 512: training needs no window mask
 PICTURE_WORDS = words.table("""
 image shape colour color circle square triangle shapes picture text says number left right top bottom there is
@@ -33,9 +33,7 @@ def _text(job: str, sample: tasks.Sample) -> str:
     if job not in PAYLOAD:
         return text
     return " ".join(
-        re.findall(
-            r" (?:the|word|words|is|are|in|to|uppercase|letters|sentence|many|this|that|backwards)\b", text
-        )
+        re.findall(r" (?:the|word|words|is|are|in|to|uppercase|letters|sentence|many|this|that|backwards)\b", text)
     )
 
 
@@ -82,9 +80,7 @@ def main() -> None:
         mask.append(np.array(sample.mask, np.uint8))
         lengths.append(len(sample.ids))
         sums[job] += (1, len(sample.ids), sum(sample.mask))
-    np.savez(
-        WORK / f"text{options.seed}.npz", ids=np.concatenate(ids), mask=np.concatenate(mask), lengths=lengths
-    )
+    np.savez(WORK / f"text{options.seed}.npz", ids=np.concatenate(ids), mask=np.concatenate(mask), lengths=lengths)
     print(f"vocabulary {len(tokenizer)}, tokens {sum(lengths)}, longest {max(lengths)}")
     for job, (count, tokens, learned) in sorted(sums.items()):
         print(f"{job:12s} n {count:7d}  tokens {tokens / count:6.1f}  learned {learned / count:5.1f}")

@@ -92,9 +92,7 @@ class Draw:
     def name(self) -> str:
         """A first name; invented ones teach copying letter by letter."""
         share = 0.15 if self.held else 0.4
-        return self.split(
-            "name", lambda: self.pseudo_word().capitalize() if self.chance(share) else self.one(NAMES)
-        )
+        return self.split("name", lambda: self.pseudo_word().capitalize() if self.chance(share) else self.one(NAMES))
 
     def names(self, count: int) -> list[str]:
         found: list[str] = []
@@ -106,9 +104,7 @@ class Draw:
 
     def city(self) -> str:
         share = 0.1 if self.held else 0.35
-        return self.split(
-            "city", lambda: self.pseudo_word().capitalize() if self.chance(share) else self.one(CITIES)
-        )
+        return self.split("city", lambda: self.pseudo_word().capitalize() if self.chance(share) else self.one(CITIES))
 
     def filler(self, low: int, high: int) -> str:
         """Unrelated sentences."""

@@ -142,9 +142,7 @@ def _two_pictures(draw: Draw, job: str) -> tuple[tuple[Scene, ...], picture_task
 
 def _picture_item(job: str, draw: Draw) -> Item:
     name = job.partition("_")[2]
-    scenes, (ask, reply) = (
-        _two_pictures(draw, name) if job.startswith("images_") else _one_picture(draw, name)
-    )
+    scenes, (ask, reply) = _two_pictures(draw, name) if job.startswith("images_") else _one_picture(draw, name)
     return Item(job, "chat", reply, _messages(((ask, ""),)), tuple(render(made) for made in scenes))
 
 

@@ -18,8 +18,7 @@ from training.tokenizer import Tokenizer
 
 NAME = "gemma-mcp starter (toy)"
 DESCRIPTION = (
-    "A toy model of the Gemma 3 architecture, trained by the gemma-mcp project on "
-    "data its own scripts generate."
+    "A toy model of the Gemma 3 architecture, trained by the gemma-mcp project on data its own scripts generate."
 )
 KINDS = {
     "C": gguf.TokenType.CONTROL, "U": gguf.TokenType.UNKNOWN,
@@ -46,17 +45,13 @@ BLOCK_NORMS = dict(
 BLOCK_MATRICES = dict(
     attn_q="q", attn_k="k", attn_v="v", attn_output="o", ffn_gate="gate", ffn_up="up", ffn_down="down"
 )
-TOWER_PARTS = dict(
-    ln1="ln1", ln2="ln2", attn_q="q", attn_k="k", attn_v="v", attn_out="o", ffn_up="up", ffn_down="down"
-)
+TOWER_PARTS = dict(ln1="ln1", ln2="ln2", attn_q="q", attn_k="k", attn_v="v", attn_out="o", ffn_up="up", ffn_down="down")
 
 
 class File:
     """A GGUF file being written from one state dict."""
 
-    def __init__(
-        self, path: Path, architecture: str, name: str, state: dict[str, Tensor], kind: gguf.LlamaFileType
-    ):
+    def __init__(self, path: Path, architecture: str, name: str, state: dict[str, Tensor], kind: gguf.LlamaFileType):
         self.writer = gguf.GGUFWriter(str(path), architecture)
         self.state = state
         self.writer.add_name(name)

@@ -41,9 +41,7 @@ def _people(draw: Draw) -> list[Turn]:
             "- {n}: {a} years old, {c}, {j}",
         ]
     )
-    lines = [
-        shape.format(n=name, a=age, c=city, j=job, k=article(job)) for name, (age, city, job) in facts.items()
-    ]
+    lines = [shape.format(n=name, a=age, c=city, j=job, k=article(job)) for name, (age, city, job) in facts.items()]
     text = padded(draw, "\n".join(lines) if draw.chance(0.8) or "." not in shape else " ".join(lines))
     name = draw.one(names)
     age, city, job = facts[name]

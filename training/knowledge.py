@@ -61,9 +61,7 @@ def _subjects() -> Iterator[tuple[list[str], str]]:
 
 
 def _word_pairs() -> Iterator[tuple[list[str], str]]:
-    asks = (
-        "What is the {r} of {w}?|Tell me the {r} of {w}.|Give the {r} of {w}.|{r} of {w}|Name the {r} of {w}."
-    )
+    asks = "What is the {r} of {w}?|Tell me the {r} of {w}.|Give the {r} of {w}.|{r} of {w}|Name the {r} of {w}."
     asks += '|What is the {r} of "{w}"?|Do you know the {r} of {w}?|Which word is the {r} of {w}?'
     for first, second in words.OPPOSITES.items():
         for word, other in ((first, second), (second, first)):
@@ -91,10 +89,7 @@ def _animals_and_numbers() -> Iterator[tuple[list[str], str]]:
         return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
     for animal, sound in words.SOUNDS.items():
-        asks = (
-            "What sound does a %s make?|What does a %s say?|Which sound does a %s make?|"
-            "What noise does a %s make?"
-        )
+        asks = "What sound does a %s make?|What does a %s say?|Which sound does a %s make?|What noise does a %s make?"
         asks += "|Tell me what a %s says.|How does a %s sound?"
         yield [ask % animal for ask in asks.split("|")], f"A {animal} says {sound}."
     for animal, young in words.YOUNG.items():
@@ -112,8 +107,7 @@ def _animals_and_numbers() -> Iterator[tuple[list[str], str]]:
     for a in range(11):
         for b in range(11):
             asks = (
-                "What is {a} times {b}?|{a} * {b} =|What is {a} * {b}?|Multiply {a} by {b}.|"
-                "How much is {a} times {b}?"
+                "What is {a} times {b}?|{a} * {b} =|What is {a} * {b}?|Multiply {a} by {b}.|How much is {a} times {b}?"
             )
             asks += "|{a} x {b}|Compute {a} * {b}.|What is {a} x {b}?"
             yield [ask.format(a=a, b=b) for ask in asks.split("|")], f"{a} * {b} = {a * b}"
@@ -138,9 +132,7 @@ def casual(draw: Draw, question: str) -> str:
     if draw.chance(0.15):
         question = question.rstrip("?.!")
     if draw.chance(0.06):
-        question = (
-            draw.one(["Please answer: ", "Question: ", "Hey, ", "Hello! ", "Quick question: "]) + question
-        )
+        question = draw.one(["Please answer: ", "Question: ", "Hey, ", "Hello! ", "Quick question: "]) + question
     return question
 
 

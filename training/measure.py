@@ -64,9 +64,7 @@ def main() -> None:
     jobs = options.jobs.split(",") if options.jobs else JOBS
     if options.text_only:
         jobs = [job for job in jobs if job not in IMAGE_JOBS]
-        text_model = Llama(
-            str(options.folder / "starter.gguf"), n_ctx=2048, n_threads=options.threads, verbose=False
-        )
+        text_model = Llama(str(options.folder / "starter.gguf"), n_ctx=2048, n_threads=options.threads, verbose=False)
         models = (text_model, text_model)
     else:
         models = load(options.folder, options.threads)

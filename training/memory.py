@@ -27,14 +27,10 @@ def other_turn(draw: Draw) -> Turn:
 def _name(draw: Draw) -> tuple[Turn, Turn]:
     name = draw.name()
     asks = (
-        "My name is %s.|Hello, my name is %s.|I am called %s.|Hi! My name is %s.|"
-        "Call me %s.|my name is %s|Hi, I am %s."
+        "My name is %s.|Hello, my name is %s.|I am called %s.|Hi! My name is %s.|Call me %s.|my name is %s|Hi, I am %s."
     )
     typed = name.lower() if not draw.held and draw.chance(0.05) else name
-    questions = (
-        "What is my name?|Do you remember my name?|Tell me my name.|What am I called?|"
-        "Who am I?|what is my name"
-    )
+    questions = "What is my name?|Do you remember my name?|Tell me my name.|What am I called?|Who am I?|what is my name"
     questions += "|Say my name.|Do you know my name?"
     say = (draw.one(asks.split("|")) % typed, f"Nice to meet you, {name}.")
     return say, (draw.one(questions.split("|")), f"Your name is {name}.")
@@ -58,9 +54,7 @@ def _city(draw: Draw) -> tuple[Turn, Turn]:
 
 def _colour(draw: Draw) -> tuple[Turn, Turn]:
     colour = draw.one(words.COLOURS)
-    say = (
-        draw.one(["My favourite colour is %s.", "I like the colour %s.", "My favorite color is %s."]) % colour
-    )
+    say = draw.one(["My favourite colour is %s.", "I like the colour %s.", "My favorite color is %s."]) % colour
     ask = draw.one(["What is my favourite colour?", "Which colour do I like?", "What is my favorite color?"])
     return (say, f"Your favourite colour is {colour}."), (ask, f"Your favourite colour is {colour}.")
 

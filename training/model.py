@@ -166,9 +166,7 @@ class VisionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         h = self.ln1(x)
-        q, k, v = (
-            part(h).view(batch, length, self.heads, -1).transpose(1, 2) for part in (self.q, self.k, self.v)
-        )
+        q, k, v = (part(h).view(batch, length, self.heads, -1).transpose(1, 2) for part in (self.q, self.k, self.v))
         x = x + self.o(attend(q, k, v, None).transpose(1, 2).reshape(batch, length, width))
         return x + self.down(F.gelu(self.up(self.ln2(x)), approximate="tanh"))
 

@@ -98,9 +98,7 @@ def count(draw: Draw, scene: Scene) -> list[Turn]:
     kind = draw.one(SHAPES)
     per_kind = [thing.shape for thing in scene.things].count(kind)
     total = (draw.one(asks), number_of(len(scene.things), "shape"))
-    by_kind = draw.one(
-        [f"How many {kind}s are there?", f"How many {kind}s do you see?", f"Count the {kind}s."]
-    )
+    by_kind = draw.one([f"How many {kind}s are there?", f"How many {kind}s do you see?", f"Count the {kind}s."])
     return [total, total, (by_kind, number_of(per_kind, kind))]
 
 
@@ -143,10 +141,7 @@ def ground(draw: Draw, scene: Scene) -> list[Turn]:
 
 def reading(draw: Draw, scene: Scene) -> list[Turn]:
     if scene.kind == "number":
-        asks = (
-            "What number is this?|Which number is this?|Read the number.|"
-            "What number do you see?|What is the number?"
-        )
+        asks = "What number is this?|Which number is this?|Read the number.|What number do you see?|What is the number?"
         return [(draw.one(asks.split("|")), f"The number is {scene.text}.")]
     asks = (
         "What does the text say?|Read the text.|Read the word.|What word is this?|"
@@ -250,15 +245,11 @@ def _pick(draw: Draw, scenes: tuple[Scene, Scene]) -> Turn:
     """A question about one of the two."""
     target = draw.number(0, 1)
     scene, place = scenes[target], f"the {ORDER[target]} image"
-    options = [
-        (draw.one(["What is in %s?", "Describe %s.", "What does %s show?"]) % place, description(scene))
-    ] * 2
+    options = [(draw.one(["What is in %s?", "Describe %s.", "What does %s show?"]) % place, description(scene))] * 2
     if scene.kind != "shapes":
         noun = "number" if scene.kind == "number" else "word"
         reply = f"The number is {scene.text}." if noun == "number" else f"The text says {scene.text}."
-        return draw.one(
-            [*options, (f"What {noun} is in {place}?", reply), (f"Read the {noun} in {place}.", reply)]
-        )
+        return draw.one([*options, (f"What {noun} is in {place}?", reply), (f"Read the {noun} in {place}.", reply)])
     options.append((f"How many shapes are in {place}?", number_of(len(scene.things), "shape")))
     if len(scene.things) == 1:
         thing = scene.things[0]

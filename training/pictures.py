@@ -149,9 +149,7 @@ def text_scene(draw: Draw, kind: str) -> Scene:
     fits = 0.92 * width / (font(100).getlength(text) / 100) / height
     size = min(wanted * max(width, height) / height, fits, 0.8)
     at = (0.5 + draw.random.uniform(-0.08, 0.08), 0.5 + draw.random.uniform(-0.08, 0.08))
-    ink = visible(
-        draw, ground, ["black", "black", "black", "red", "blue", "green", "purple", "white", "white"]
-    )
+    ink = visible(draw, ground, ["black", "black", "black", "red", "blue", "green", "purple", "white", "white"])
     return Scene(width, height, ground, (), text, ink, round(size, 3), at, kind)
 
 
@@ -207,9 +205,7 @@ def letterbox(image: Image.Image) -> Image.Image:
     scale = min(SIZE / image.width, SIZE / image.height)
     width, height = min(SIZE, math.ceil(image.width * scale)), min(SIZE, math.ceil(image.height * scale))
     out = Image.new("RGB", (SIZE, SIZE))
-    out.paste(
-        image.resize((width, height), Image.Resampling.BILINEAR), ((SIZE - width) // 2, (SIZE - height) // 2)
-    )
+    out.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((SIZE - width) // 2, (SIZE - height) // 2))
     return out
 
 
@@ -230,9 +226,7 @@ def cell_labels(made: Scene) -> list[tuple[int, int, int]]:
         for i, character in enumerate(made.text):
             middle = x + (used.getlength(made.text[:i]) + used.getlength(made.text[: i + 1])) / 2
             at, code = left + middle * scale, CHARACTERS.index(character) + 1
-            for cell in _cells(
-                at - 1, top + (y + box[1]) * scale, at + 1, top + (y + box[3]) * scale, whole=True
-            ):
+            for cell in _cells(at - 1, top + (y + box[1]) * scale, at + 1, top + (y + box[3]) * scale, whole=True):
                 labels[cell] = (0, 0, code)
     return labels
 

@@ -24,9 +24,7 @@ LISTS = dict(
     xs="x",
     lst="item",
 )
-CLASSES = table(
-    "Dog Cat Car Book User Item Point Box Person Player Shape Robot Node City Shop Order Task House"
-)
+CLASSES = table("Dog Cat Car Book User Item Point Box Person Player Shape Robot Node City Shop Order Task House")
 FIELDS = table("name age size color price title x y width height owner speed value count")
 
 
@@ -250,14 +248,10 @@ def _request(draw: Draw) -> tuple[str, Program]:
     if draw.chance(0.5):
         verb, _, rest = ask.partition(" ")
         bare = f"{verb[:-3]}y" if verb.endswith("ies") else verb[:-1]
-        return draw.one(ASK_FUNCTION).format(d=ask, b=f"{bare} {rest}"), function(
-            draw, recipe, canonical=True
-        )
+        return draw.one(ASK_FUNCTION).format(d=ask, b=f"{bare} {rest}"), function(draw, recipe, canonical=True)
     name = draw.one(recipe.names.split())
     if draw.chance(0.6):
-        name = draw.one(["my_", "do_", "", "f_"]) + (
-            draw.any_word() if draw.chance(0.7) else draw.pseudo_word()
-        )
+        name = draw.one(["my_", "do_", "", "f_"]) + (draw.any_word() if draw.chance(0.7) else draw.pseudo_word())
     if name in KEYWORDS:
         name = f"my_{name}"
     return draw.one(ASK_NAMED).format(d=ask, f=name), function(draw, recipe, name, canonical=True)
@@ -294,12 +288,7 @@ def _short_function(source: str, node: ast.FunctionDef) -> list[str]:
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
         del lines[first.lineno - node.lineno : (first.end_lineno or 0) - node.lineno + 1]
     text = textwrap.dedent("\n".join(line for line in lines if line.strip())) + "\n"
-    good = (
-        3 <= len(text.splitlines()) <= 12
-        and 40 <= len(text) <= 420
-        and text.isascii()
-        and text.startswith("def ")
-    )
+    good = 3 <= len(text.splitlines()) <= 12 and 40 <= len(text) <= 420 and text.isascii() and text.startswith("def ")
     return [text] if good else []
 
 

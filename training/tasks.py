@@ -55,9 +55,7 @@ CHATS: dict[str, tuple[Callable[[Draw], list[Turn]], int]] = {
 CODES: dict[str, int] = {"fim": 14, "completion": 8, "function": 7}
 JOBS: tuple[str, ...] = (*CHATS, *CODES)
 WEIGHTS: tuple[int, ...] = (*(weight for _, weight in CHATS.values()), *CODES.values())
-CHAINED = frozenset(
-    words.table("fact french repeat upper reverse add minus sentiment extract hello unknown count")
-)
+CHAINED = frozenset(words.table("fact french repeat upper reverse add minus sentiment extract hello unknown count"))
 
 
 def chat_turns(job: str, draw: Draw) -> list[Turn]:

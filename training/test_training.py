@@ -17,9 +17,7 @@ def prompts(job: str, draw: Draw, count: int) -> set[str]:
     found = set()
     for _ in range(count):
         sample = tasks.sample(draw, job)[1]
-        found.add(
-            sample.turns[-1][0] if isinstance(sample, tasks.Chat) else f"{sample.prefix}<gap>{sample.suffix}"
-        )
+        found.add(sample.turns[-1][0] if isinstance(sample, tasks.Chat) else f"{sample.prefix}<gap>{sample.suffix}")
     return found
 
 
@@ -56,7 +54,7 @@ def test_sums_of_the_two_sides_do_not_meet() -> None:
 
 
 def test_a_held_out_fact_was_trained_in_other_words() -> None:
-    known = {reply for reply in dict(knowledge._questions(False)[0]).values()}
+    known = set(dict(knowledge._questions(False)[0]).values())
     assert {reply for _, reply in knowledge._questions(True)[0]} <= known
 
 
@@ -79,9 +77,7 @@ def test_items_are_the_same_for_the_same_seed() -> None:
 
 
 def test_code_is_judged_by_what_it_does() -> None:
-    item = Item(
-        "fim", "infill", "a + b", prefix="def add(a, b):\n    return ", suffix="\n", calls=("add(2, 3)",)
-    )
+    item = Item("fim", "infill", "a + b", prefix="def add(a, b):\n    return ", suffix="\n", calls=("add(2, 3)",))
     assert item.check("b + a")
     assert not item.check("a - b")
     assert not item.check("a +")

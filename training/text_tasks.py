@@ -11,9 +11,7 @@ from training.draw import Draw
 Turn = tuple[str, str]
 
 FOLDERS = ["", "", "notes/", "docs/", "data/", "logs/", "src/", "tmp/", "reports/2026/", "mail/"]
-STEMS = words.table(
-    "a b notes text story review readme todo list data report letter page people log input message"
-)
+STEMS = words.table("a b notes text story review readme todo list data report letter page people log input message")
 
 
 def article(noun: str) -> str:
@@ -115,14 +113,8 @@ def extract_ask(draw: Draw, keys: list[str]) -> str:
         return f"{schema_ask(keys)}\n\nText"
     if draw.chance(0.03) and keys == ["name", "age", "city"]:
         return draw.one(["Extract the data as JSON", "Extract JSON", "Extract the person as JSON"])
-    asks = (
-        "Extract {k} as JSON|Extract the {k} as JSON|Give {k} as JSON|"
-        "Return JSON with {k}|Extract {p} as JSON|"
-    )
-    asks += (
-        "Extract the fields {p} as JSON|Extract {k} from this text as JSON|"
-        "Return {k} as JSON|extract {k} as json|"
-    )
+    asks = "Extract {k} as JSON|Extract the {k} as JSON|Give {k} as JSON|Return JSON with {k}|Extract {p} as JSON|"
+    asks += "Extract the fields {p} as JSON|Extract {k} from this text as JSON|Return {k} as JSON|extract {k} as json|"
     asks += "Extract JSON with the keys {p}|Extract {k} and reply with JSON only|JSON with {k}"
     return draw.one(asks.split("|")).format(k=listed(keys), p=", ".join(keys))
 
@@ -185,10 +177,7 @@ def sentiment(draw: Draw) -> list[Turn]:
         )
         return [(with_text(draw, ask, padded(draw, text)), json.dumps({"sentiment": label}))]
     if draw.chance(0.35):
-        asks = (
-            'What is the sentiment: %s|Is this positive or negative? %s|Sentiment of "%s"?|'
-            "%s Positive or negative?"
-        )
+        asks = 'What is the sentiment: %s|Is this positive or negative? %s|Sentiment of "%s"?|%s Positive or negative?'
         asks += "|Is this review positive or negative: %s|What is the sentiment of this review? %s"
         return [(draw.one(asks.split("|")) % text, label)]
     ask = draw.one(

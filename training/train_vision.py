@@ -69,9 +69,7 @@ class Pictures:
         first = draw.one(self.lone)
         thing = self.scenes[first].things[0]
         roll = draw.random.random()
-        pool = (
-            self.alike[thing.colour] if roll < 0.35 else self.alike[thing.shape] if roll < 0.5 else self.lone
-        )
+        pool = self.alike[thing.colour] if roll < 0.35 else self.alike[thing.shape] if roll < 0.5 else self.lone
         return first, draw.one(pool)
 
 
@@ -95,17 +93,16 @@ class Heads(nn.Module):
 
 def conversation(draw: Draw, tokenizer: Tokenizer, scenes: list[Scene], config: Config) -> Encoded:
     """One to three questions about the pictures, now and then a turn about something else."""
-    turns: list[Turn] = []
-    for _ in range(draw.one([1, 2, 3, 3])):
-        turns.append(both(draw, (scenes[0], scenes[1])) if len(scenes) == 2 else question(draw, scenes[0]))
+    turns: list[Turn] = [
+        both(draw, (scenes[0], scenes[1])) if len(scenes) == 2 else question(draw, scenes[0])
+        for _ in range(draw.one([1, 2, 3, 3]))
+    ]
     if draw.chance(0.08):
         turns.insert(draw.number(1, len(turns)), other_turn(draw))
     system = draw.one(words.SYSTEMS) if draw.chance(0.12) else ""
     last = draw.chance(0.1)
     while True:
-        encoded = tokenizer.chat(
-            turns, system, images=len(scenes), image_tokens=config.image_tokens, images_last=last
-        )
+        encoded = tokenizer.chat(turns, system, images=len(scenes), image_tokens=config.image_tokens, images_last=last)
         if len(encoded.ids) <= LONGEST or len(turns) == 1:
             return encoded
         turns.pop()
@@ -271,9 +268,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=WORK / "text1.npz", help="text for joint training")
     parser.add_argument("--out", type=Path, default=WORK / "joint.pt")
-    parser.add_argument(
-        "--rate", type=float, default=0.01, help="learning rate of Muon; AdamW takes 0.15 of it"
-    )
+    parser.add_argument("--rate", type=float, default=0.01, help="learning rate of Muon; AdamW takes 0.15 of it")
     parser.add_argument("--flat", type=float, default=0.4, help="share of the steps before the rate falls")
     parser.add_argument("--threads", type=int, default=1, help="per process")
     parser.add_argument("--processes", type=int, default=2, help="of joint training")

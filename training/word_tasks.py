@@ -19,9 +19,7 @@ def repeat(draw: Draw) -> list[Turn]:
     elif roll < 0.3:
         text = text.capitalize() + draw.one([".", "!", "?", ""])
     elif roll < 0.4:
-        text = " ".join(
-            word.capitalize() if draw.chance(0.5) else str(draw.number(0, 999)) for word in text.split()
-        )
+        text = " ".join(word.capitalize() if draw.chance(0.5) else str(draw.number(0, 999)) for word in text.split())
     asks = 'Repeat: %s|Say: %s|Repeat after me: %s|Repeat "%s"|Say "%s"|Echo: %s|Please repeat: %s|Echo "%s"'
     asks += '|Repeat this: %s|Repeat exactly: %s|Repeat the following text: %s|Repeat the text "%s"'
     if text[-1].isalnum():
@@ -33,10 +31,7 @@ def upper(draw: Draw) -> list[Turn]:
     text = draw.word() if draw.chance(0.6) else f"{draw.word()} {draw.word()}"
     text = text.capitalize() if draw.chance(0.15) else text
     asks = 'Write %s in uppercase.|Uppercase: %s|Make this uppercase: %s|Write "%s" in capital letters.'
-    asks += (
-        '|Convert "%s" to uppercase.|Put %s in uppercase.|Convert to uppercase: %s|'
-        "Write %s in capital letters."
-    )
+    asks += '|Convert "%s" to uppercase.|Put %s in uppercase.|Convert to uppercase: %s|Write %s in capital letters.'
     asks += '|uppercase %s|Uppercase "%s".|Change %s to upper case.'
     return [(_quoted(draw, asks, text), text.upper())]
 
@@ -44,8 +39,7 @@ def upper(draw: Draw) -> list[Turn]:
 def lower(draw: Draw) -> list[Turn]:
     text = draw.word().upper() if draw.chance(0.7) else draw.word().capitalize()
     asks = (
-        "Write %s in lowercase.|Lowercase: %s|Make this lowercase: %s|"
-        'Convert "%s" to lowercase.|Put %s in lowercase.'
+        'Write %s in lowercase.|Lowercase: %s|Make this lowercase: %s|Convert "%s" to lowercase.|Put %s in lowercase.'
     )
     return [(_quoted(draw, asks, text), text.lower())]
 
@@ -62,9 +56,7 @@ def spell(draw: Draw) -> list[Turn]:
     word = draw.word()
     if not draw.held and draw.chance(0.35):
         word = draw.split("name", lambda: draw.one(NAMES + CITIES))
-    asks = (
-        'Spell the word %s.|Spell: %s|Spell %s.|Spell the word "%s".|How do you spell %s?|How is %s spelled?'
-    )
+    asks = 'Spell the word %s.|Spell: %s|Spell %s.|Spell the word "%s".|How do you spell %s?|How is %s spelled?'
     asks += '|Spell "%s"|Spell out %s.|spell %s'
     return [(_quoted(draw, asks, word), "-".join(word))]
 
@@ -83,9 +75,7 @@ def count_text(draw: Draw) -> str:
 
 def count(draw: Draw) -> list[Turn]:
     text = count_text(draw)
-    asks = (
-        'How many words are in: %s|Count the words: %s|How many words are in "%s"?|Count the words in "%s".'
-    )
+    asks = 'How many words are in: %s|Count the words: %s|How many words are in "%s"?|Count the words in "%s".'
     asks += "|Count the words in this sentence: %s|How many words: %s|How many words are in this sentence? %s"
     asks += "|How many words does this sentence have: %s|count words: %s|How many words are there in: %s"
     return [(_quoted(draw, asks, text), count_reply(text))]
