@@ -38,16 +38,21 @@ async def starter(log: Path, slots: int, prefill_chunk: int = 256) -> AsyncGener
         yield model
 
 
-def questions() -> list[str]:
-    """Held-out prompts of all text jobs, PROMPTS of them."""
+def conversations() -> list[list[Message]]:
+    """Held-out prompts of all text jobs, PROMPTS of them, with the turns before the last."""
     jobs = [job for job in TEXT_JOBS if job not in ("fim", "completion")]
     each = -(-PROMPTS // len(jobs))
-    found = [item.messages[-1]["content"] for job in jobs for item in items(job, each, seed=7)]
-    return found[:PROMPTS]
+    asked = [item.messages for job in jobs for item in items(job, each, seed=7)][:PROMPTS]
+    return [[said(turn["role"], turn["content"]) for turn in turns] for turns in asked]
 
 
-async def reply(model: LoadedModel, question: str, *, reuse_prefix: bool) -> Reply:
-    segments = ChatTemplate.of(model.info).render([Message("user", (Text(question),))])
+def said(role: str, text: str) -> Message:
+    assert role in ("system", "user", "assistant")
+    return Message(role, (Text(text),))
+
+
+async def reply(model: LoadedModel, conversation: Sequence[Message], *, reuse_prefix: bool) -> Reply:
+    segments = ChatTemplate.of(model.info).render(conversation)
     request = GenerationRequest(
         segments=segments,
         sampling=Sampling(temperature=0.0),
@@ -59,14 +64,14 @@ async def reply(model: LoadedModel, question: str, *, reuse_prefix: bool) -> Rep
         return tuple([item async for event in events if isinstance(event, Delta) for item in event.logprobs])
 
 
-async def one_by_one(model: LoadedModel, prompts: Sequence[str]) -> list[Reply]:
+async def one_by_one(model: LoadedModel, prompts: Sequence[Sequence[Message]]) -> list[Reply]:
     return [await reply(model, prompt, reuse_prefix=False) for prompt in prompts]
 
 
-async def all_at_once(model: LoadedModel, prompts: Sequence[str], *, reuse_prefix: bool) -> list[Reply]:
+async def all_at_once(model: LoadedModel, prompts: Sequence[Sequence[Message]], *, reuse_prefix: bool) -> list[Reply]:
     replies: dict[int, Reply] = {}
 
-    async def ask(number: int, prompt: str) -> None:
+    async def ask(number: int, prompt: Sequence[Message]) -> None:
         replies[number] = await reply(model, prompt, reuse_prefix=reuse_prefix)
 
     async with anyio.create_task_group() as tasks:
@@ -78,9 +83,14 @@ async def all_at_once(model: LoadedModel, prompts: Sequence[str], *, reuse_prefi
 def parts_only_at_a_near_tie(one: Reply, other: Reply) -> bool:
     for a, b in zip(one, other, strict=False):
         if a.token != b.token:
-            best, second = a.top[0][2], a.top[1][2]
-            return best - second < NEAR_TIE
+            return min(lead(a), lead(b)) < NEAR_TIE
     return True
+
+
+def lead(choice: TokenLogprob) -> float:
+    """By how much the likeliest token leads the next, in log probability."""
+    (_, _, best), (_, _, second) = choice.top
+    return best - second
 
 
 def assert_equal_output(alone: list[Reply], other: list[Reply]) -> None:
@@ -91,11 +101,11 @@ def assert_equal_output(alone: list[Reply], other: list[Reply]) -> None:
 
 
 @pytest.fixture(scope="module")
-def prompts() -> list[str]:
-    return questions()
+def prompts() -> list[list[Message]]:
+    return conversations()
 
 
-async def test_replies_are_the_same_alone_in_a_batch_and_from_a_cache(tmp_path: Path, prompts: list[str]):
+async def test_replies_are_the_same_alone_in_a_batch_and_from_a_cache(tmp_path: Path, prompts: list[list[Message]]):
     async with starter(tmp_path / "alone.log", slots=1) as model:
         alone = await one_by_one(model, prompts)
     async with starter(tmp_path / "together.log", slots=8, prefill_chunk=32) as model:
@@ -105,18 +115,18 @@ async def test_replies_are_the_same_alone_in_a_batch_and_from_a_cache(tmp_path: 
 
 
 async def test_a_restarted_worker_goes_on_with_the_same_text(tmp_path: Path):
-    question = "Repeat: one two three four five six seven eight"
+    question = [said("user", "Repeat: one two three four five six seven eight")]
     async with starter(tmp_path / "whole.log", slots=1) as model:
         whole = await reply(model, question, reuse_prefix=False)
     async with starter(tmp_path / "killed.log", slots=1) as model:
-        segments = ChatTemplate.of(model.info).render([Message("user", (Text(question),))])
+        segments = ChatTemplate.of(model.info).render(question)
         request = GenerationRequest(segments=segments, sampling=Sampling(temperature=0.0), max_tokens=64)
-        said = ""
+        text = ""
         async with model.stream(request) as events:
             async for event in events:
                 if isinstance(event, Delta):
-                    if not said and model.worker_pid is not None:
+                    if not text and model.worker_pid is not None:
                         psutil.Process(model.worker_pid).kill()
-                    said += event.text
+                    text += event.text
         assert model.stats.restarts == 1
-    assert said == b"".join(item.piece for item in whole).decode()
+    assert text == b"".join(item.piece for item in whole).decode()
