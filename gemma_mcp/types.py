@@ -168,7 +168,7 @@ class Timings(msgspec.Struct, frozen=True):
     total_seconds: float
 
 
-class TokenLogprob(msgspec.Struct, frozen=True):
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """A chosen token's natural-log probability before sampling truncation, and the likeliest alternatives."""
 
     token: int
@@ -191,7 +191,7 @@ class Prefill(msgspec.Struct, frozen=True, tag="prefill"):
     cached_tokens: int
 
 
-class Delta(msgspec.Struct, frozen=True, tag="delta"):
+class Delta(msgspec.Struct, frozen=True, gc=False, tag="delta"):
     """New text; empty when only log-probabilities are new, or while a character or stop string is incomplete."""
 
     text: str

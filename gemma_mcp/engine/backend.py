@@ -78,7 +78,7 @@ class Trim(msgspec.Struct, frozen=True):
     keep: int
 
 
-class TokenRow(msgspec.Struct, frozen=True, tag="tokens"):
+class TokenRow(msgspec.Struct, frozen=True, gc=False, tag="tokens"):
     """Tokens to compute at `position` and after; with `sample` one more is chosen after the last."""
 
     slot: int
@@ -87,7 +87,7 @@ class TokenRow(msgspec.Struct, frozen=True, tag="tokens"):
     sample: bool
 
 
-class MediaRow(msgspec.Struct, frozen=True, tag="media"):
+class MediaRow(msgspec.Struct, frozen=True, gc=False, tag="media"):
     """An image to compute at `position`."""
 
     slot: int
@@ -98,14 +98,14 @@ class MediaRow(msgspec.Struct, frozen=True, tag="media"):
 Row = TokenRow | MediaRow
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Everything one turn of the scheduler's loop wants: first the trims, then the rows, token rows in one pass."""
 
     trims: tuple[Trim, ...] = ()
     rows: tuple[Row, ...] = ()
 
 
-class Sampled(msgspec.Struct, frozen=True):
+class Sampled(msgspec.Struct, frozen=True, gc=False):
     """A chosen token: its id, its bytes (empty for control tokens), whether it ends generation."""
 
     token: int
@@ -114,14 +114,14 @@ class Sampled(msgspec.Struct, frozen=True):
     logprob: TokenLogprob | None = None
 
 
-class Output(msgspec.Struct, frozen=True):
+class Output(msgspec.Struct, frozen=True, gc=False):
     """What a sampling row gave: one token, or several from a backend that speculates."""
 
     slot: int
     tokens: tuple[Sampled, ...]
 
 
-class StepResult(msgspec.Struct, frozen=True, kw_only=True):
+class StepResult(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What became of a step.
 
     `kept`: for each trimmed slot the positions that could be kept; a sliding-window cache may keep fewer than asked.

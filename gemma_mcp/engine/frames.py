@@ -68,7 +68,7 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
     options: SlotOptions
 
 
-class Run(msgspec.Struct, frozen=True, tag="run"):
+class Run(msgspec.Struct, frozen=True, gc=False, tag="run"):
     """Executor.step."""
 
     call: int
@@ -122,7 +122,7 @@ class Opened(msgspec.Struct, frozen=True, tag="opened"):
     call: int
 
 
-class Ran(msgspec.Struct, frozen=True, tag="ran"):
+class Ran(msgspec.Struct, frozen=True, gc=False, tag="ran"):
     """Reply to Run."""
 
     call: int

@@ -208,8 +208,11 @@ class WorkerHost:
         call = self._calls[number] = _Call()
         try:
             if not self._gone.is_set():
-                self._queue(make(number))
+                # The pipe takes a frame whole before it waits for anything, so a cancellation cannot cut one in two.
+                await self._stdin.send(frames.pack(make(number)))
                 await call.done.wait()
+        except GONE:
+            await self._gone.wait()
         finally:
             self._calls.pop(number, None)
         if call.reply is None:

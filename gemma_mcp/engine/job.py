@@ -1,15 +1,11 @@
 """One request on its way through the scheduler: its tokens, its place in the cache, the events it sends."""
 
-import math
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-
 from gemma_mcp.engine.backend import MediaPiece, Piece, Sampled, SlotOptions
+from gemma_mcp.engine.mailbox import Mailbox
 from gemma_mcp.engine.text import TextAssembler
 from gemma_mcp.errors import GemmaError, RequestError
 from gemma_mcp.types import (
@@ -87,10 +83,7 @@ class Job:
         self._assembler = TextAssembler(request.stop)
         self._unsent_tokens = 0
         self._unsent_logprobs: list[TokenLogprob] = []
-        self._send: MemoryObjectSendStream[Event | GemmaError]
-        self.events: MemoryObjectReceiveStream[Event | GemmaError]
-        # Unbounded, since the scheduler never waits for a reader; max_tokens bounds what can pile up.
-        self._send, self.events = anyio.create_memory_object_stream[Event | GemmaError](math.inf)
+        self.events: Mailbox[Event | GemmaError] = Mailbox()
         self._submitted = submitted
         self._admitted: float | None = None
         self._first: float | None = None
@@ -131,8 +124,8 @@ class Job:
         return next((span for span in self.prompt.spans if span.start >= self.position), None)
 
     def post(self, event: Event) -> None:
-        """Send an event."""
-        self._send_or_forget(event)
+        """Send an event; after the end it goes nowhere."""
+        self.events.put(event)
 
     def post_prefill(self) -> None:
         """Say how much of the prompt is computed."""
@@ -172,19 +165,13 @@ class Job:
 
     def fail(self, error: GemmaError) -> None:
         """End the reply with an error."""
-        self._send_or_forget(error)
+        self.events.put(error)
         self.close()
 
     def close(self) -> None:
         """End it without a word; what is sent after this goes nowhere."""
         self.finished = True
-        self._send.close()
-
-    def _send_or_forget(self, item: Event | GemmaError) -> None:
-        """A reader that left is no error: the scheduler is told by `cancel`."""
-        if not self.finished:
-            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                self._send.send_nowait(item)
+        self.events.close()
 
     def _timings(self) -> Timings:
         now = time.monotonic()

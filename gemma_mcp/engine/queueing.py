@@ -97,7 +97,6 @@ class Intake:
             if timer is not None:
                 timer.cancel()
             self._cancel(job)
-            job.events.close()
 
     def _check_room(self, request: GenerationRequest) -> None:
         if self._condemned and _digest(request) in self._condemned:
