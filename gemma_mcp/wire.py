@@ -25,6 +25,9 @@ __all__ = [
     "ResponseFormat",
     "StreamOptions",
     "TextPart",
+    "TokenCountRequest",
+    "TokenCounts",
+    "WireModel",
     "WireTimings",
     "WireUsage",
 ]
@@ -156,6 +159,13 @@ class CompletionRequest(GenerationOptions):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
 
+class TokenCountRequest(WireModel):
+    """POST /v1/tokens/count: how many tokens plain texts have. Ours; loads the model if need be."""
+
+    model: str
+    texts: Annotated[tuple[str, ...], Field(max_length=10_000)]
+
+
 class Lenient(BaseModel):
     """What the other side sends: fields that are not known here are ignored, since engines elsewhere add their own."""
 
@@ -237,6 +247,14 @@ class ModelCard(Lenient):
     images: bool = False
     fim: bool = False
     notice: str = ""
+
+
+class TokenCounts(Lenient):
+    """One count per text, the beginning-of-sequence token left out, and the tokens that one request may use."""
+
+    model: str
+    context_length: int
+    counts: tuple[int, ...]
 
 
 class ChatCompletion(Lenient):

@@ -11,7 +11,7 @@ import numpy as np
 
 from training import tasks, words
 from training.draw import Draw
-from training.tokenizer import Encoded, Tokenizer, build, frequent_words
+from training.tokenizer import SPACE, Encoded, Tokenizer, build, frequent_words
 
 WORK = Path(__file__).parent / "build"
 LONGEST = 480  # below the sliding window of 512: training needs no window mask
@@ -53,9 +53,14 @@ def encode(tokenizer: Tokenizer, sample: tasks.Sample, dropout: float, rng: rand
     return tokenizer.completion(sample.prefix, sample.middle, dropout, rng)
 
 
+def stems(tokenizer: Tokenizer) -> list[str]:
+    """The beginnings of words, two letters and more, that the vocabulary holds as one token."""
+    return [piece[1:] for piece in tokenizer.normal if re.fullmatch(f"{SPACE}[a-z]{{2,}}", piece)]
+
+
 def samples(tokenizer: Tokenizer, count: int, seed: int) -> Iterator[tuple[str, Encoded]]:
     """Encoded training samples; half of them see one word in ten cut and spelled."""
-    draw, rng = Draw(seed), random.Random(seed)
+    draw, rng = Draw(seed, stems=stems(tokenizer)), random.Random(seed)
     while count:
         job, sample = tasks.sample(draw)
         encoded = encode(tokenizer, sample, 0.1 if rng.random() < 0.5 else 0.0, rng)

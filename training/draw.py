@@ -14,6 +14,8 @@ from training.words import CITIES, FILLER, NAMES
 
 T = TypeVar("T")
 
+STEMMED = 0.35  # share of the words in word games that begin with a whole token, where the vocabulary is known
+
 
 def held_out(*key: object) -> bool:
     """One payload in ten is never trained on; the hash makes the choice the same everywhere and forever."""
@@ -37,11 +39,15 @@ def stdlib_words() -> tuple[str, ...]:
 
 
 class Draw:
-    """A random source bound to one side of the split (`held=True`: only held-out payloads)."""
+    """A random source bound to one side of the split (`held=True`: only held-out payloads).
 
-    def __init__(self, seed: int, held: bool = False) -> None:
+    `stems`: beginnings of words that are one token each. Games with them teach which letters a token holds.
+    """
+
+    def __init__(self, seed: int, held: bool = False, stems: Sequence[str] = ()) -> None:
         self.random = random.Random(seed)
         self.held = held
+        self.stems = stems
 
     def one(self, items: Sequence[T]) -> T:
         return items[self.random.randrange(len(items))]
@@ -68,11 +74,18 @@ class Draw:
         """A random string of letters: the hardest thing to copy, seen in training only."""
         return "".join(self.one("abcdefghijklmnopqrstuvwxyz") for _ in range(self.number(2, 8)))
 
+    def stemmed(self) -> str:
+        """A word that begins with a whole token, alone or with something after it."""
+        stem = self.one(self.stems)
+        return stem + self.one(["", "", self.letters()[:4], self.pseudo_word()])[: max(0, 10 - len(stem))]
+
     def word(self) -> str:
         """A word for a word game."""
 
         def make() -> str:
             roll = self.random.random()
+            if self.stems and self.chance(STEMMED):
+                return self.stemmed()
             if roll < 0.06 and not self.held:
                 return self.letters()
             return self.pseudo_word() if roll < 0.25 else self.one(stdlib_words())

@@ -2,7 +2,7 @@
 
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,15 @@ from gemma_mcp.errors import RemoteError, RequestError
 from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.state import EngineState, EngineStatus
-from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, CompletionRequest, ModelCard, StreamOptions
+from gemma_mcp.wire import (
+    ChatCompletion,
+    ChatCompletionRequest,
+    CompletionRequest,
+    ModelCard,
+    StreamOptions,
+    TokenCountRequest,
+    TokenCounts,
+)
 
 __all__ = ["EnginePool"]
 
@@ -65,6 +73,13 @@ class EnginePool:
         reply = await self._get(await self._connector.connect(), "/v1/models")
         return [ModelCard.model_validate(entry["gemma"]) for entry in reply["data"]]
 
+    async def count_tokens(self, model: str, texts: Sequence[str]) -> TokenCounts:
+        """How many tokens each of the texts has for the model, which is loaded if need be."""
+        body = TokenCountRequest(model=model, texts=tuple(texts)).model_dump_json().encode()
+        state = await self._connector.connect()
+        response = await self._ask("POST", state, "/v1/tokens/count", {}, body)
+        return TokenCounts.model_validate_json(response.content)
+
     async def running(self) -> EngineStatus | None:
         """The engine that is running; None when there is none. Never starts one."""
         state = await self._connector.find()
@@ -90,9 +105,13 @@ class EnginePool:
     async def _get(self, state: EngineState, path: str) -> Any:
         return msgspec.json.decode((await self._ask("GET", state, path, {})).content)
 
-    async def _ask(self, method: str, state: EngineState, path: str, query: dict[str, str]) -> httpx2.Response:
+    async def _ask(
+        self, method: str, state: EngineState, path: str, query: dict[str, str], body: bytes | None = None
+    ) -> httpx2.Response:
         try:
-            response = await self._http.request(method, state.url + path, params=query, headers=_headers(state))
+            response = await self._http.request(
+                method, state.url + path, params=query, headers=_headers(state), content=body
+            )
         except httpx2.TransportError as error:
             raise _gone() from error
         await raise_for_error(response)

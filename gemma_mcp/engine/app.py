@@ -23,11 +23,17 @@ from gemma_mcp.engine.service import Service
 from gemma_mcp.errors import GemmaError, RequestError
 from gemma_mcp.settings import ServerSettings
 from gemma_mcp.state import NONCE_CHARACTERS, Health, proof
-from gemma_mcp.wire import WIRE_VERSION, ChatCompletionRequest, CompletionRequest, GenerationOptions
+from gemma_mcp.wire import (
+    WIRE_VERSION,
+    ChatCompletionRequest,
+    CompletionRequest,
+    TokenCountRequest,
+    TokenCounts,
+)
 
 __all__ = ["build_app"]
 
-R = TypeVar("R", bound=GenerationOptions)
+R = TypeVar("R", ChatCompletionRequest, CompletionRequest, TokenCountRequest)
 
 INLINE_BYTES = 100_000
 """Longer bodies are parsed in a thread, so that they hold up nobody's tokens."""
@@ -43,6 +49,7 @@ def build_app(service: Service) -> ASGIApp:
         Route("/shutdown", routes.shutdown, methods=["POST"]),
         Route("/v1/models", routes.models, methods=["GET"]),
         Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
+        Route("/v1/tokens/count", routes.count, methods=["POST"]),
         Route("/v1/chat/completions", routes.chat, methods=["POST"]),
         Route("/v1/completions", routes.complete, methods=["POST"]),
     ]
@@ -118,6 +125,16 @@ class _Routes:
         spec = await self._service.specs.find(request.path_params["name"])
         return json_response(_openai_model(spec.name))
 
+    async def count(self, request: Request) -> Response:
+        """How many tokens texts have."""
+        asked = await self._parsed(TokenCountRequest, request)
+        service = self._service
+        spec = await service.specs.find(asked.model)
+        async with service.activity.request(), service.residency.lease(spec, _ignore) as resident:
+            counts = await resident.model.count(asked.texts)
+            length = resident.model.info.context_length
+        return json_response(TokenCounts(model=spec.name, context_length=length, counts=tuple(counts)).model_dump())
+
     async def chat(self, request: Request) -> GenerationResponse:
         """Chat completions."""
         received = time.monotonic()
@@ -156,6 +173,10 @@ class _Routes:
         if len(body) < INLINE_BYTES:
             return parse(kind, body)
         return await anyio.to_thread.run_sync(parse, kind, body)
+
+
+async def _ignore(fraction: float) -> None:
+    """Nobody reads how a model loads before its tokens are counted."""
 
 
 def _openai_model(name: str) -> dict[str, object]:

@@ -22,11 +22,12 @@ from gemma_mcp.wire import (
     GenerationOptions,
     ImagePart,
     ResponseFormat,
+    WireModel,
 )
 
 __all__ = ["Wanted", "logprobs_of", "messages_of", "parse", "sampling_of", "stops_of", "wanted_of"]
 
-R = TypeVar("R", bound=GenerationOptions)
+R = TypeVar("R", bound=WireModel)
 
 MAX_STOPS = 64
 """Stop strings of one request; each is looked for after every token."""
@@ -45,7 +46,7 @@ def parse(kind: type[R], body: bytes) -> R:
         raise _explained(error, kind) from None
 
 
-def _explained(error: ValidationError, kind: type[GenerationOptions]) -> RequestError:
+def _explained(error: ValidationError, kind: type[WireModel]) -> RequestError:
     """One of its complaints: a misspelt name rather than the field that is missing for it, and the deepest rather than
     those about the branches of a union that were not meant.
     """
@@ -78,7 +79,7 @@ def _reason(details: ErrorDetails) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _suggestion(name: str, kind: type[GenerationOptions], place: str) -> str:
+def _suggestion(name: str, kind: type[WireModel], place: str) -> str:
     schema: dict[str, Any] = kind.model_json_schema(by_alias=True)
     known: list[str] = list(schema["properties"])
     if place != name:

@@ -1,7 +1,7 @@
 """A model that is loaded: its worker, its scheduler, and the supervisor that replaces a worker which died."""
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,10 @@ class LoadedModel:
     def stream(self, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """The request's events; leaving the block ends it. See Scheduler.stream for what it raises."""
         return self._scheduler.stream(request)
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each of the texts has."""
+        return await self._scheduler.count(texts)
 
     @property
     def stats(self) -> SchedulerStats:

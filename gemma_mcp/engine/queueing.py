@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -24,7 +24,7 @@ from gemma_mcp.errors import (
     RequestError,
     WorkerDiedError,
 )
-from gemma_mcp.types import Event, GenerationRequest, Media, Queued
+from gemma_mcp.types import Event, GenerationRequest, Media, Queued, Text
 
 __all__ = ["Intake", "Signal"]
 
@@ -164,6 +164,17 @@ class Intake:
         if news.error is not None:
             raise news.error
 
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each of the texts has, the beginning-of-sequence token left out."""
+        self._arriving += 1
+        self._work.set()
+        try:
+            executor = await self._current_executor()
+            opening = _tokens(await executor.encode((Text(""),)))
+            return [_tokens(await executor.encode((Text(text),))) - opening for text in texts]
+        finally:
+            self._arriving -= 1
+
     # --- the reader's end -------------------------------------------------------------------------------------
 
     def _start_timer(self, job: Job, submitted: float) -> asyncio.TimerHandle | None:
@@ -258,6 +269,10 @@ async def encode(executor: AsyncExecutor, request: GenerationRequest) -> Prompt:
     except RequestError:
         executor.release([piece.media for piece in pieces if isinstance(piece, MediaPiece)])
         raise
+
+
+def _tokens(pieces: Iterable[Piece]) -> int:
+    return sum(len(piece.ids) for piece in pieces if not isinstance(piece, MediaPiece))
 
 
 async def _events(job: Job) -> AsyncIterator[Event]:

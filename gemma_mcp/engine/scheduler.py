@@ -8,7 +8,7 @@ which kills workers is found out without its neighbours: it is refused, now and 
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +64,10 @@ class Scheduler:
     def stream(self, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
         """The request's events; leaving the block ends it. See queueing.Intake.stream for what it raises."""
         return self._intake.stream(request)
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each of the texts has. Raises what a worker that cannot be had raises."""
+        return await self._intake.count(texts)
 
     @property
     def stats(self) -> SchedulerStats:
