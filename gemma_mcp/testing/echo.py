@@ -285,8 +285,7 @@ class _Order:
     @classmethod
     def parse(cls, turn: bytes) -> "_Order | None":
         """The order that a complete user turn gives, None for plain words."""
-        words = turn.decode("utf-8", "replace").split(" ")
-        match words:
+        match turn.decode("utf-8", "replace").split(" "):
             case ["!repeat", count, *rest]:
                 return cls(" ".join(rest).encode() * int(count))
             case ["!slow", seconds, *rest]:
@@ -299,10 +298,8 @@ class _Order:
                 return cls(" ".join(rest).encode(), dies_at=int(count))
             case ["!once", path, *rest] if (inner := cls.parse(" ".join(rest).encode())) is not None:
                 return cls(inner.text, dies_at=inner.dies_at, marker=Path(path))
-            case ["!fail", *rest]:
-                return cls(" ".join(rest).encode(), fails=True)
-            case ["!stuck", *rest]:
-                return cls(" ".join(rest).encode(), stuck=True)
+            case ["!fail" | "!stuck" as accident, *rest]:
+                return cls(" ".join(rest).encode(), fails=accident == "!fail", stuck=accident == "!stuck")
             case ["!raw", digits]:
                 return cls(bytes.fromhex(digits))
             case _:
