@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_origin
@@ -287,7 +288,7 @@ def _has_surrogates(text: str) -> bool:
 def _bad_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigError:
     found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
     why, line = (found[1], found[2]) if found else (str(error), None)
-    number = line or max(1, len(text.splitlines()))
+    number = line or max(1, len(list(StringIO(text))))
     why = "a key or section is given twice" if "overwrite" in why or "twice" in why else why[0].lower() + why[1:]
     return ConfigError(f"{path}:{number}", "TOML", why)
 
@@ -324,12 +325,13 @@ def _statement_lines(text: str) -> dict[tuple[str, ...], int]:
     """The line on which each section and key of valid TOML is given, which tomllib does not tell.
 
     A statement is taken line by line until it parses by itself; then it names its key. Only the last line of a value
-    over several lines completes it, so that nothing inside a text or list is taken for a key.
+    over several lines completes it, so that nothing inside a text or list is taken for a key. Only LF ends a line
+    in TOML; `splitlines` would take a line separator in a comment for an end, too.
     """
     lines: dict[tuple[str, ...], int] = {}
     section: tuple[str, ...] = ()
     statement, start = "", 1
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(StringIO(text), 1):
         statement += line
         try:
             data = tomllib.loads(statement)

@@ -19,7 +19,7 @@ from gemma_mcp.engine.backend import (
     TokenRow,
     Trim,
 )
-from gemma_mcp.errors import RequestError, StepFailedError, UnsupportedError
+from gemma_mcp.errors import GemmaError, RequestError, StepFailedError, UnsupportedError, describe
 from gemma_mcp.types import Control, Media, ModelInfo, Segment
 from gemma_mcp_llamacpp.candidates import Candidates
 from gemma_mcp_llamacpp.log import Reasons, native_log
@@ -205,10 +205,15 @@ class LlamaCppExecutor:
         outputs: list[Output] = []
         for row, index in zip(rows, last, strict=True):
             if row.sample:
-                logits = None if saved is None else saved[index]
-                sampled = self._choosers[row.slot].choose(self._context, index, logits)
-                outputs.append(Output(row.slot, (sampled,)))
+                outputs.append(self._choose(row.slot, index, None if saved is None else saved[index]))
         return tuple(outputs)
+
+    def _choose(self, slot: int, index: int, logits: NDArray[np.float32] | None) -> Output:
+        """A slot that can choose nothing is no fault of the others in the pass."""
+        try:
+            return Output(slot, (self._choosers[slot].choose(self._context, index, logits),))
+        except GemmaError as error:
+            return Output(slot, (), describe(error))
 
     def _check(self, rows: Sequence[TokenRow]) -> None:
         """Refuse what llama.cpp would answer with an abort of the process."""

@@ -6,7 +6,7 @@ import re
 from typing import Any, cast
 
 import llama_cpp
-from llama_cpp.llama_grammar import json_schema_to_gbnf
+from llama_cpp.llama_grammar import SchemaConverter
 
 from gemma_mcp.errors import RequestError
 from gemma_mcp.types import Grammar
@@ -70,12 +70,26 @@ def _schema_gbnf(text: str) -> str:
     try:
         schema = _loosened(json.loads(text))
         _refuse_wide_patterns(schema)
-        return json_schema_to_gbnf(json.dumps(schema)).replace(_ANY_CHARACTER, _JSON_CHARACTER)
+        return _converted({} if schema is True else schema).replace(_ANY_CHARACTER, _JSON_CHARACTER)
     except RequestError:
         raise
     except Exception as error:  # the converter asserts, indexes and recurses its way through what it does not know
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RequestError(f"The JSON schema cannot be turned into a grammar: {why}.", _HINT) from error
+
+
+class _Converter(SchemaConverter):
+    """Knows that a backslash is one in GBNF, too: the original spoils constants and names that JSON writes with any."""
+
+    def _format_literal(self, literal: str) -> str:
+        text = json.dumps(json.loads(literal), ensure_ascii=False)
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _converted(schema: Any) -> str:
+    converter = _Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+    converter.visit(converter.resolve_refs(schema, "schema"), "")
+    return converter.format_grammar()
 
 
 _ANY_CHARACTER = r'char ::= [^"\\] |'

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_mcp.engine.backend import Sampled, SlotOptions
-from gemma_mcp.errors import RequestError, StepFailedError
+from gemma_mcp.errors import RequestError
 from gemma_mcp.types import Sampling, TokenLogprob
 from gemma_mcp_llamacpp.candidates import Candidates
 from gemma_mcp_llamacpp.grammar import CompiledGrammar
@@ -120,7 +120,9 @@ class Chooser:
         for token in self._vocabulary.ends:
             if grammar.allows(token):
                 return token
-        raise StepFailedError("The grammar allows no token here that the sampling leaves.", "Remove the logit bias.")
+        raise RequestError(
+            "The grammar allows no token here that the model has and the logit bias leaves.", "Change one of them."
+        )
 
     def _apply(self, logits: NDArray[np.float32], sampler: "llama_cpp.llama_sampler_p") -> int:
         self._candidates.fill(logits)

@@ -5,7 +5,7 @@ thread of the worker owns the runtime and calls everything except what is marked
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -115,10 +115,14 @@ class Sampled(msgspec.Struct, frozen=True, gc=False):
 
 
 class Output(msgspec.Struct, frozen=True, gc=False):
-    """What a sampling row gave: one token, or several from a backend that speculates."""
+    """What a sampling row gave: one token, or several from a backend that speculates.
+
+    `error`: why none could be chosen, as `gemma_mcp.errors.describe` writes it; that ends this row's request alone.
+    """
 
     slot: int
     tokens: tuple[Sampled, ...]
+    error: dict[str, Any] | None = None
 
 
 class StepResult(msgspec.Struct, frozen=True, gc=False, kw_only=True):

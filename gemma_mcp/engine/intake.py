@@ -103,7 +103,8 @@ def sampling_of(options: GenerationOptions, model: Sampling, info: ModelInfo) ->
 
 def _logit_bias(bias: dict[str, float] | None, vocab_size: int) -> tuple[tuple[int, float], ...]:
     for token in bias or {}:
-        if not (token.isascii() and token.isdigit() and int(token) < vocab_size):
+        short = len(token) <= len(str(vocab_size))  # Python makes no number of thousands of digits
+        if not (short and token.isascii() and token.isdigit() and int(token) < vocab_size):
             raise RequestError(
                 f"`logit_bias` names {token[:20]!r}, which is no token of this model.",
                 f"Use token ids from 0 to {vocab_size - 1}.",

@@ -20,7 +20,7 @@ from gemma_mcp.engine.job import Job
 from gemma_mcp.engine.plan import plan_rows
 from gemma_mcp.engine.queueing import Intake, Signal, encode
 from gemma_mcp.engine.slots import Slot, choose_slot, whole_images
-from gemma_mcp.errors import GemmaError, OutOfMemoryError, WorkerDiedError
+from gemma_mcp.errors import GemmaError, OutOfMemoryError, WorkerDiedError, restore
 from gemma_mcp.types import Event, GenerationRequest
 
 __all__ = ["Scheduler", "SchedulerStats"]
@@ -260,6 +260,8 @@ class Scheduler:
     def _commit_tokens(self, result: StepResult) -> None:
         for output in result.outputs:
             _, job = self._slot_and_job(output.slot)
+            if output.error is not None and not job.finished:
+                job.fail(restore(output.error))
             for sampled in output.tokens:
                 if job.finished:
                     break

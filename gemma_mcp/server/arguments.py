@@ -174,7 +174,7 @@ def _sentence(model: type[Arguments], name: str, detail: ErrorDetails) -> str:
     if kind == "missing":
         return f"`{name}` is missing."
     place = f"`{name}`" if not isinstance(detail["loc"][-1], int) else f"An item of `{name}`"
-    if kind in ("string_too_short", "too_short", "string_pattern_mismatch"):
+    if kind in ("string_too_short", "too_short") or context.get("pattern") == NOT_BLANK:
         return f"{place} is empty."
     if kind in ("string_too_long", "too_long"):
         return f"{place} is too long: at most {context['max_length']:,}."
@@ -194,6 +194,7 @@ BOUNDS = {
 }
 KINDS = {
     "string_type": "text",
+    "string_pattern_mismatch": "a plain name",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",

@@ -78,7 +78,11 @@ class PathPolicy:
 
     def _missing(self, root: Path, path: str) -> InputRefusedError:
         """Outside the folder the answer is the same whether a file exists there or not."""
-        if not (root / path).resolve().is_relative_to(root):
+        try:
+            real = (root / path).resolve()
+        except (OSError, RuntimeError) as error:  # a loop of links behind what is missing
+            return InputRefusedError(shorten(path), _reason(error))
+        if not real.is_relative_to(root):
             return _outside(shorten(path), root)
         return InputRefusedError(
             shorten(path), "there is no such file in the project folder", f"Paths are relative to {root}."

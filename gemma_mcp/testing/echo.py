@@ -12,6 +12,7 @@ A user turn that starts with `!` is an order, so that tests can bring about what
     !die-at N TEXT      end the process in the step that would choose token N (from 0) of the reply
     !once FILE ORDER    carry out the `!die...` ORDER only if FILE does not exist yet, and make FILE
     !fail TEXT          raise an exception in the first step that computes this turn
+    !stuck TEXT         choose no token after this turn
     !raw HEX            say these bytes, valid UTF-8 or not
 """
 
@@ -43,7 +44,7 @@ from gemma_mcp.engine.backend import (
     TokenPiece,
     TokenRow,
 )
-from gemma_mcp.errors import InputRefusedError, RequestError, StepFailedError
+from gemma_mcp.errors import InputRefusedError, RequestError, StepFailedError, describe
 from gemma_mcp.types import Control, FimTokens, Media, ModelInfo, Segment, TokenLogprob
 
 __all__ = ["TEMPLATE", "EchoBackend", "EchoExecutor"]
@@ -240,7 +241,7 @@ class EchoExecutor:
             slot.oldest = max(slot.oldest, len(slot.cells) - 2 * self._info.window)
         reply = _Reply.of(slot.cells, self._names)
         self._obey(reply)
-        return Output(row.slot, (_sample(reply, slot.logprobs),)) if row.sample else None
+        return _output(row.slot, reply, slot.logprobs) if row.sample else None
 
     def _obey(self, reply: "_Reply") -> None:
         """Delays and accidents that the user turn orders."""
@@ -268,6 +269,7 @@ class _Order:
     dies_at: int | None = None
     marker: Path | None = None
     fails: bool = False
+    stuck: bool = False
 
     def held(self) -> bool:
         return self.hold is not None and not self.hold.exists()
@@ -283,8 +285,7 @@ class _Order:
     @classmethod
     def parse(cls, turn: bytes) -> "_Order | None":
         """The order that a complete user turn gives, None for plain words."""
-        words = turn.decode("utf-8", "replace").split(" ")
-        match words:
+        match turn.decode("utf-8", "replace").split(" "):
             case ["!repeat", count, *rest]:
                 return cls(" ".join(rest).encode() * int(count))
             case ["!slow", seconds, *rest]:
@@ -297,8 +298,8 @@ class _Order:
                 return cls(" ".join(rest).encode(), dies_at=int(count))
             case ["!once", path, *rest] if (inner := cls.parse(" ".join(rest).encode())) is not None:
                 return cls(inner.text, dies_at=inner.dies_at, marker=Path(path))
-            case ["!fail", *rest]:
-                return cls(" ".join(rest).encode(), fails=True)
+            case ["!fail" | "!stuck" as accident, *rest]:
+                return cls(" ".join(rest).encode(), fails=accident == "!fail", stuck=accident == "!stuck")
             case ["!raw", digits]:
                 return cls(bytes.fromhex(digits))
             case _:
@@ -362,6 +363,12 @@ def _split(cells: Sequence[int], marker: int) -> list[list[int]]:
         else:
             parts[-1].append(cell)
     return parts
+
+
+def _output(slot: int, reply: _Reply, logprobs: int | None) -> Output:
+    if reply.order is not None and reply.order.stuck:
+        return Output(slot, (), describe(RequestError("The turn ordered that no token be chosen.")))
+    return Output(slot, (_sample(reply, logprobs),))
 
 
 def _sample(reply: _Reply, logprobs: int | None) -> Sampled:

@@ -198,6 +198,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
         ("[model]\ndirectories = [\n  'port = 2',\n]\n[engine]\nport = 1", 6),
         ("[model]\ndefault = '''\n[engine]\nport = 3'''\n\n[engine] # here\n'port' = 1", 7),
         ("['engine']\n\"port\" = 1", 2),
+        ("# one\u2028line\x85still\n[engine]\nport = 1", 3),
     ],
 )
 def test_the_line_of_a_key_is_found_however_it_is_written(tmp_path: Path, text: str, line: int) -> None:

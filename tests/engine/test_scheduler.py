@@ -261,6 +261,19 @@ async def test_a_failing_pass_fails_its_requests_and_no_others():
         assert (await reply(scheduler, ask("after")))[0] == "after"
 
 
+async def test_a_row_without_a_token_fails_its_request_and_not_its_neighbours(tmp_path: Path):
+    async with scheduled() as (scheduler, executor):
+        async with scheduler.stream(ask(f"!hold {tmp_path / 'go'} neighbour")) as held:
+            await first(held, Prefill)
+            async with scheduler.stream(ask("!stuck now")) as stuck:
+                (tmp_path / "go").touch()
+                with anyio.fail_after(20), pytest.raises(RequestError, match="no token"):
+                    await first(stuck, Finished)
+            text = [event.text async for event in held if isinstance(event, Delta)]
+        assert "".join(text) == "neighbour"
+        assert max(len(step.rows) for step in executor.steps) == 2
+
+
 async def test_options_that_the_backend_refuses_fail_that_request_alone():
     async with scheduled() as (scheduler, executor):
         bad = GenerationRequest(segments=user("x", picture(8)), grammar=Grammar("gbnf", " "))

@@ -114,6 +114,7 @@ def test_an_unknown_model_is_refused_with_the_known_ones(http: httpx2.Client) ->
         ({"top_logprobs": 3}, ["`top_logprobs`", "`logprobs`"]),
         ({"logit_bias": {"hello": 1.0}}, ["`logit_bias`", "'hello'"]),
         ({"logit_bias": {"99999999": 1.0}}, ["`logit_bias`", "99999999"]),
+        ({"logit_bias": {"9" * 5000: 1.0}}, ["`logit_bias`", "no token"]),
         ({"response_format": {"type": "json_schema"}}, ["`response_format.json_schema`", "missing"]),
         ({"response_format": {"type": "yaml"}}, ["`response_format.type`"]),
         ({"response_format": {"type": "json_object"}, "grammar": "root ::= 'a'"}, ["`grammar`", "`response_format`"]),

@@ -57,6 +57,26 @@ def test_random_weights_write_json_under_a_schema(executor: Executor, sampling: 
     assert value["age"] in (1, 22, 333)
 
 
+@pytest.mark.parametrize(
+    "constant", ["C:\\temp", 'say "x"', "a\nb\tc", "\x01\x7f", "é\u2028ß", "\U0001f600", {'"\\': ["\n"]}]
+)
+def test_constants_are_written_as_they_are_whatever_json_escapes(executor: Executor, constant: object) -> None:
+    options = SlotOptions(sampling=GREEDY.sampling, grammar=schema({"const": constant}))
+    assert json.loads(text_of(reply(executor, executor.encode([Text("hello")]), options, limit=200))) == constant
+
+
+def test_names_are_written_as_they_are_whatever_json_escapes(executor: Executor) -> None:
+    names = ["a\\b", 'a"b', "a\nb", "é\U0001f600"]
+    grammar = schema({"type": "object", "properties": {name: {"const": 1} for name in names}, "required": names})
+    options = SlotOptions(sampling=GREEDY.sampling, grammar=grammar)
+    value = json.loads(text_of(reply(executor, executor.encode([Text("hello")]), options, limit=200)))
+    assert set(value) == set(names)
+
+
+def test_the_schema_true_means_any_json(executor: Executor) -> None:
+    opened(executor, schema(True))
+
+
 def test_the_starter_may_not_say_more_than_its_grammar(load: Load, starter: ModelSpec) -> None:
     executor = load(starter)
     pieces = executor.encode(turn(Text("What is the capital of France?")))

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from llamacpp_models import SMALL, Load
 
-from gemma_mcp.engine.backend import Executor, SlotOptions, Step, TokenPiece, Trim
-from gemma_mcp.errors import GemmaError, RequestError
-from gemma_mcp.testing.generation import GREEDY, ids_of, length, prefill, reply, tokens_of
+from gemma_mcp.engine.backend import Executor, SlotOptions, Step, TokenPiece, TokenRow, Trim
+from gemma_mcp.errors import RequestError, restore
+from gemma_mcp.testing.generation import GREEDY, ids_of, prefill, reply, tokens_of
 from gemma_mcp.types import Grammar, Sampling, Text
 
 HOT = Sampling(temperature=2.0, top_k=0, top_p=1.0, seed=11)
@@ -169,7 +169,7 @@ def test_a_history_against_its_grammar_is_refused(executor: Executor) -> None:
         executor.open(0, options)
 
 
-def test_a_grammar_against_the_bias_is_an_error_or_ends(executor: Executor) -> None:
+def test_a_grammar_against_the_bias_is_an_error_of_its_row_alone(executor: Executor) -> None:
     """Nothing that the grammar allows is left by the bias; llama.cpp would abort."""
     dog = ids_of(executor.encode([Text("dog")]))[-1]
     others = (token for token in range(executor.info.vocab_size) if token != dog)
@@ -177,7 +177,10 @@ def test_a_grammar_against_the_bias_is_an_error_or_ends(executor: Executor) -> N
     pieces = executor.encode([Text("hello")])
     options = SlotOptions(sampling=banned, grammar=Grammar("gbnf", 'root ::= "a" | "b"'))
     executor.open(0, options)
-    with pytest.raises(GemmaError, match="grammar allows no token"):
-        prefill(executor, 0, pieces)
-    assert len(reply(executor, pieces, limit=3)) == 3
-    assert length(pieces) == len(ids_of(pieces))
+    executor.open(1, GREEDY)
+    result = executor.step(Step(rows=tuple(TokenRow(slot, 0, ids_of(pieces), True) for slot in (0, 1))))
+    stuck, neighbour = result.outputs
+    assert stuck.error is not None
+    assert isinstance(restore(stuck.error), RequestError)
+    assert "grammar allows no token" in stuck.error["message"]
+    assert neighbour.tokens[0].token == reply(executor, pieces, limit=3)[0].token

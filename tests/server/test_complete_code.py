@@ -69,7 +69,7 @@ async def test_a_file_is_split_at_the_cursor(connect: Connect, engines: Scripted
         ({"file": "app.py", "line": 1, "column": 99}, "app.py: line 1 has no column 99: its last is 6."),
         ({"file": "gone.py", "line": 1}, "gone.py: there is no such file"),
         ({"file": "../x.py", "line": 1}, "../x.py: it lies outside the project folder"),
-        ({"prefix": "x", "language": "a\nb`"}, "`language` is empty."),
+        ({"prefix": "x", "language": "a\nb`"}, "`language` must be a plain name, not the text 'a\\nb`'."),
     ],
 )
 async def test_a_cursor_that_makes_no_sense_is_refused(

@@ -96,6 +96,7 @@ async def test_a_loop_of_links_is_refused(connect: Connect, project: Path) -> No
     (project / "a").symlink_to("b")
     (project / "b").symlink_to("a")
     assert (await refusal(connect, "a")).startswith("a: ")
+    assert (await refusal(connect, "missing/../a")).startswith("missing/../a: ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fifos in the file system")
