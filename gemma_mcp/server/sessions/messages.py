@@ -40,11 +40,11 @@ def insert(db: "sqlite3.Connection", parent: str | None, messages: Sequence[Chat
 
 def _insert(db: "sqlite3.Connection", parent: str | None, message: ChatMessage) -> str:
     images: dict[str, int] = {}
-    content = json.dumps(_packed(db, message, images))
+    content = json.dumps(_packed(db, message, images), ensure_ascii=False)
     ids, vocabulary = _packed_tokens(message.tokens)
     text = json.dumps([parent, message.role, content, ids.hex() if ids else None, vocabulary])
     identity = hashlib.sha256(text.encode()).hexdigest()
-    size = len(content) + len(ids or b"") + sum(images.values())
+    size = len(content.encode()) + len(ids or b"") + sum(images.values())
     before = db.execute("SELECT total_bytes FROM message WHERE id = ?", (parent,)).fetchone() if parent else (0,)
     db.execute(
         "INSERT OR IGNORE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
