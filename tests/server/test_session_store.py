@@ -1,13 +1,15 @@
 """The store of sessions: what it keeps, shares, refuses and deletes."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from session_stores import PNG, WIDE, answer, database, rows, say, sound, texts, user
 
 from gemma_mcp.errors import SessionChangedError, UnknownSessionError
-from gemma_mcp.server.sessions import Limits, Session, SessionStore, retention
+from gemma_mcp.server.sessions import Session, SessionStore, retention
 
 
 @pytest.fixture
@@ -165,11 +167,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 DAY = 86400.0
 
 
-def limited(store: SessionStore, **limits: float) -> SessionStore:
-    given = {"keep_seconds": 0.0, "max_bytes": 1_000_000_000, "max_sessions": 1000} | limits
-    return SessionStore(
-        store.folder, Limits(given["keep_seconds"], int(given["max_bytes"]), int(given["max_sessions"]))
-    )
+def limited(store: SessionStore, **limits: Any) -> SessionStore:
+    return SessionStore(store.folder, replace(WIDE, **limits))
 
 
 def names(store: SessionStore) -> list[str]:

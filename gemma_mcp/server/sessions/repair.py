@@ -51,10 +51,21 @@ def _is_sound(folder: Path) -> bool:
             heads: list[str] = [head for (head,) in db.execute("SELECT head FROM session")]
             return report == "ok" and orphans is None and all(_is_whole(db, head) for head in heads)
     except SessionStoreError as error:
-        cause = error.__cause__
-        if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.OperationalError):
+        if isinstance(error.__cause__, sqlite3.Error) and _code(error.__cause__) not in _in_the_way():
             return False
         raise
+
+
+def _code(error: "sqlite3.Error") -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _in_the_way() -> frozenset[int]:
+    """Results that say nothing about what the file holds."""
+    import sqlite3
+
+    locked = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
+    return frozenset(locked | {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
 
 def _is_whole(db: "sqlite3.Connection", head: str) -> bool:

@@ -193,7 +193,7 @@ class SessionStore:
         head, system, model, answered_by, turns = found
         try:
             messages = messages_of(db, chain(db, head))
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             raise damaged(self.folder / FILE_NAME) from None
         return Session(name, head, system, model, answered_by, messages, turns, kept=True)
 
