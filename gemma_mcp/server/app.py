@@ -20,6 +20,7 @@ from gemma_mcp.server.generate_text import generate_text_tool
 from gemma_mcp.server.images import ImageLimits, Images
 from gemma_mcp.server.paths import PathPolicy
 from gemma_mcp.server.sessions import Sessions
+from gemma_mcp.server.tasks import Tasks
 from gemma_mcp.server.tool import GemmaTool
 from gemma_mcp.settings import Settings
 
@@ -49,11 +50,14 @@ def build_server(
     project_root: Path,
     *,
     extra: Callable[[MCPServer], None] | None = None,
+    tasks: Tasks | None = None,
 ) -> MCPServer:
     """A server on `pool`, reading files below `project_root`. Starts nothing: the first call of a tool does.
 
-    `extra` may add to the server what only a test offers, such as the fixtures of the conformance suite.
+    `extra` may add to the server what only a test offers, such as the fixtures of the conformance suite; `tasks` may
+    treat these in a way of its own.
     """
+    tasks = tasks or Tasks(settings.server)
     server = MCPServer(
         "gemma-mcp",
         title="Gemma on your own hardware",
@@ -61,6 +65,8 @@ def build_server(
         version=__version__,
         tools=list(_tools(pool, settings, project_root)),
         log_level="WARNING",
+        extensions=[tasks],
+        lifespan=lambda _: tasks.running(),
     )
     if extra is not None:
         extra(server)
