@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -166,35 +166,41 @@ async def test_a_body_beyond_the_limit_is_refused_and_one_below_it_is_not(server
 
 
 async def test_a_session_of_the_older_protocol_belongs_to_the_client_that_opened_it(server: HttpServer) -> None:
+    listing = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
+    accepted = {"accept": "application/json, text/event-stream"}
+    async with httpx2.AsyncClient(trust_env=False, timeout=SECONDS) as http:
+        session = await open_session(http, server, "left")
+        for name, status in (("right", 404), ("left", 200)):
+            headers = accepted | session | {"authorization": f"Bearer {server.token(name)}"}
+            response = await http.post(server.url, json=listing, headers=headers)
+            assert response.status_code == status
+            assert ("generate_text" in response.text) == (name == "left")
+
+
+async def open_session(http: httpx2.AsyncClient, server: HttpServer, name: str) -> dict[str, str]:
+    """Open a session of the older protocol; the headers that name it."""
     about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
     opening = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
-    listing = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
-    headers = {"accept": "application/json, text/event-stream"}
-    async with httpx2.AsyncClient(trust_env=False, timeout=SECONDS, headers=headers) as http:
-
-        async def post(name: str, message: Mapping[str, object], **more: str) -> httpx2.Response:
-            known = {"authorization": f"Bearer {server.token(name)}"}
-            return await http.post(server.url, json=message, headers=known | more)
-
-        opened = await post("left", opening)
-        session: dict[str, str] = {
-            "mcp-session-id": opened.headers["mcp-session-id"],
-            "mcp-protocol-version": "2025-11-25",
-        }
-        assert (await post("right", listing, **session)).status_code == 404
-        own = await post("left", listing, **session)
-        assert own.status_code == 200
-        assert "generate_text" in own.text
+    headers = {
+        "accept": "application/json, text/event-stream",
+        "authorization": f"Bearer {server.token(name)}",
+    }
+    opened = await http.post(server.url, json=opening, headers=headers)
+    return {"mcp-session-id": opened.headers["mcp-session-id"], "mcp-protocol-version": "2025-11-25"}
 
 
 @asynccontextmanager
-async def held_call(server: HttpServer, tmp_path: Path) -> AsyncGenerator[tuple[anyio.CancelScope, anyio.Event]]:
+async def held_call(
+    server: HttpServer, tmp_path: Path, era: str = MODERN
+) -> AsyncGenerator[tuple[anyio.CancelScope, anyio.Event]]:
     """A call that the engine works on until its client leaves; the event tells that the server broke it off."""
     broken = anyio.Event()
     name = {"name": "generate_text", "arguments": {"prompt": f"!hold {tmp_path / 'never'} x"}}
     headers, body = request("tools/call", name, "generate_text")
     headers["authorization"] = f"Bearer {server.token('left')}"
     async with httpx2.AsyncClient(trust_env=False, timeout=SECONDS) as http, anyio.create_task_group() as group:
+        if era != MODERN:
+            headers |= await open_session(http, server, "left")
 
         async def call() -> None:
             try:
@@ -209,8 +215,9 @@ async def held_call(server: HttpServer, tmp_path: Path) -> AsyncGenerator[tuple[
         yield group.cancel_scope, broken
 
 
-async def test_a_client_that_leaves_ends_its_generation(server: HttpServer, tmp_path: Path) -> None:
-    async with held_call(server, tmp_path) as (connection, _):
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_client_that_leaves_ends_its_generation(server: HttpServer, tmp_path: Path, era: str) -> None:
+    async with held_call(server, tmp_path, era) as (connection, _):
         connection.cancel()
     await wait_for_running(server.home, 0)
 
