@@ -44,6 +44,10 @@ class Places:
             sessions=dirs.user_data_path / "sessions",
         )
 
+    def sessions_of(self, client: str) -> Path:
+        """The conversations of a client of `serve --http` that the configuration names."""
+        return self.sessions / "clients" / client
+
     @classmethod
     def below(cls, home: Path) -> "Places":
         """All of them in one folder, which must be given as an absolute path: processes have other working folders."""

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "BackendSettings",
     "EngineSettings",
+    "HttpSettings",
     "LlamaCppSettings",
     "ModelSettings",
     "ServerSettings",
@@ -78,6 +79,20 @@ class ServerSettings(Section):
     max_image_pixels: Count
     max_images: Count
     progress_interval: Annotated[float, Field(ge=0.1, le=60)]
+    max_tasks: Count
+    task_max_seconds: Seconds
+    task_keep_seconds: Seconds
+
+
+class HttpSettings(Section):
+    """The MCP server over HTTP: where it listens, and whom it lets in."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=0, le=65535)]
+    allow_remote: bool
+    allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    clients: tuple[str, ...]
 
 
 class SessionSettings(Section):
@@ -97,3 +112,4 @@ class Settings(Section):
     llamacpp: LlamaCppSettings
     server: ServerSettings
     sessions: SessionSettings
+    http: HttpSettings

@@ -1,6 +1,7 @@
 """Puts the server together: four tools on a pool of engines, and the store of sessions."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from gemma_mcp.server.complete_code import complete_code_tool
 from gemma_mcp.server.files import TextFiles
 from gemma_mcp.server.generate_text import generate_text_tool
 from gemma_mcp.server.images import ImageLimits, Images
+from gemma_mcp.server.no_files import NoFiles
 from gemma_mcp.server.paths import PathPolicy
 from gemma_mcp.server.session_resource import add_session_resource
 from gemma_mcp.server.sessions import Limits, Sessions, SessionStore
+from gemma_mcp.server.tasks import Tasks
 from gemma_mcp.server.tool import GemmaTool
 from gemma_mcp.settings import Settings
 
@@ -44,30 +47,43 @@ back what it has after max_seconds (50 by default). If a model is still loading 
 that line says that the starter model answered, it is a toy: tell the user how to get a real one."""
 
 
-def build_server(pool: Engines, settings: Settings, project_root: Path, places: Places) -> MCPServer:
-    """A server on `pool`, reading files below `project_root`, keeping what it keeps in `places`.
+def build_server(
+    pool: Engines,
+    settings: Settings,
+    project_root: Path | None,
+    places: Places,
+    *,
+    extra: Callable[[MCPServer], None] | None = None,
+    tasks: Tasks | None = None,
+) -> MCPServer:
+    """A server on `pool`, reading files below `project_root`, or none, and keeping what it keeps in `places`.
 
-    Starts nothing and opens nothing: the first call of a tool does.
+    Starts nothing and opens nothing: the first call of a tool does. `extra` may add to the server what only a test
+    offers, such as the fixtures of the conformance suite; `tasks` may treat these in a way of its own.
     """
+    tasks = tasks or Tasks(settings.server)
     sessions = Sessions(SessionStore(places.sessions, Limits.of(settings.sessions)))
-    tools = _tools(pool, settings, project_root, sessions)
     server = MCPServer(
         "gemma-mcp",
         title="Gemma on your own hardware",
         instructions=INSTRUCTIONS,
         version=__version__,
-        tools=list(tools),
+        tools=list(_tools(pool, settings, project_root, sessions)),
         log_level="WARNING",
-        middleware=[_Calls(tuple(tool.name for tool in tools))],
+        extensions=[tasks],
+        lifespan=lambda _: tasks.running(),
     )
     add_session_resource(server, sessions)
+    if extra is not None:
+        extra(server)
+    server.middleware.append(_Calls(server))
     return server
 
 
-def _tools(pool: Engines, settings: Settings, project_root: Path, sessions: Sessions) -> tuple[GemmaTool, ...]:
+def _tools(pool: Engines, settings: Settings, project_root: Path | None, sessions: Sessions) -> tuple[GemmaTool, ...]:
     limits = settings.server
     caller = Caller(pool, limits, settings.model.default)
-    policy = PathPolicy(project_root)
+    policy = NoFiles() if project_root is None else PathPolicy(project_root)
     files = TextFiles(policy, limits.max_file_bytes, limits.max_files)
     images = Images(policy, ImageLimits(limits.max_images, limits.max_image_bytes, limits.max_image_pixels))
     return (
@@ -84,19 +100,27 @@ class _Calls:
     The SDK answers the one with a tool's result and the other without a reason.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
+    def __init__(self, server: MCPServer) -> None:
+        self._server = server
+        self._names: frozenset[str] = frozenset()
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         if ctx.method == "tools/call" and ctx.params:
-            name = ctx.params.get("name")
-            if isinstance(name, str) and name not in self._names:
-                raise MCPError(INVALID_PARAMS, self._sentence(name))
+            await self._refuse_unknown(ctx.params.get("name"))
             if not isinstance(ctx.params.get("arguments"), dict | None):
                 raise MCPError(INVALID_PARAMS, "`arguments` must be an object.")
         return await call_next(ctx)
 
-    def _sentence(self, name: str) -> str:
-        near = difflib.get_close_matches(name[:100], self._names, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return f"Unknown tool: {name[:100]}.{hint} Tools: {', '.join(self._names)}."
+    async def _refuse_unknown(self, name: object) -> None:
+        if not isinstance(name, str) or name in self._names:
+            return
+        names = [tool.name for tool in await self._server.list_tools()]
+        self._names = frozenset(names)
+        if name not in self._names:
+            raise MCPError(INVALID_PARAMS, _unknown(name, names))
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name[:100], names, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"Unknown tool: {name[:100]}.{hint} Tools: {', '.join(names)}."

@@ -10,6 +10,7 @@ from mcp.server.mcpserver import Context
 from gemma_mcp.errors import ContextOverflowError, InputRefusedError, RequestError
 from gemma_mcp.server.progress import reporting
 from gemma_mcp.server.replies import ChunkStream, Reply, TimeBox, collect
+from gemma_mcp.server.tasks import current_task
 from gemma_mcp.settings import ServerSettings
 from gemma_mcp.wire import (
     ChatCompletionRequest,
@@ -70,8 +71,9 @@ class Caller:
         self._default_model = default_model
 
     def box(self, max_seconds: float | None) -> TimeBox:
-        """The time box of a call that begins now."""
-        return TimeBox(max_seconds or self._settings.max_seconds)
+        """The time box of a call that begins now. Nobody waits at the end of a request for a task."""
+        usual = self._settings.max_seconds if current_task.get() is None else self._settings.task_max_seconds
+        return TimeBox(max_seconds or usual)
 
     def model(self, options: Options) -> str:
         """The model that a call means."""
@@ -96,17 +98,19 @@ class Caller:
         box = options.box
 
         async def report(seconds: float, message: str) -> None:
+            if (task := current_task.get()) is not None:
+                task.say(message)
             await context.report_progress(seconds, message=message)
 
         async with reporting(report, self._settings.progress_interval) as progress:
             try:
-                return await collect(send(_timed(request, box)), request.model, box, progress)
+                return await collect(send(_timed(request, box)), request.model, box, progress, request.max_tokens)
             except ContextOverflowError as error:
                 room = error.context_length - error.prompt_tokens
                 if options.max_tokens is not None or not FEWEST_TOKENS <= room < (request.max_tokens or 0):
                     raise
             shorter = request.model_copy(update={"max_tokens": room})
-            reply = await collect(send(_timed(shorter, box)), request.model, box, progress)
+            reply = await collect(send(_timed(shorter, box)), request.model, box, progress, room)
         return replace(reply, notes=(f"the context has room for {room} tokens of reply",))
 
     def _options(self, options: Options) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 from mcp import Client
-from scripted_engine import Connect, ScriptedEngines, settings
+from scripted_engine import Connect, ScriptedEngines, home_of, settings
 
-from gemma_mcp.places import Places
 from gemma_mcp.server.app import build_server
 
 
@@ -33,7 +32,6 @@ def connect(engines: ScriptedEngines, project: Path) -> Connect:
     """
 
     def open_client(mode: str = "auto", **changes: Any) -> AbstractAsyncContextManager[Client]:
-        places = Places.below(project.parent / "home")
-        return Client(build_server(engines, settings(**changes), project, places), mode=mode)
+        return Client(build_server(engines, settings(**changes), project, home_of(project)), mode=mode)
 
     return open_client

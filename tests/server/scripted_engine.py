@@ -10,6 +10,7 @@ import anyio
 from mcp import Client
 from mcp.types import CallToolResult, TextContent
 
+from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, CompletionRequest, GenerationOptions
 
@@ -116,6 +117,11 @@ def error_of(result: CallToolResult) -> str:
     assert "pydantic" not in text.lower()
     assert "\n" not in text
     return text
+
+
+def home_of(project: Path) -> Places:
+    """Where the servers of a test keep what they keep: all of them share it, as the servers of one user do."""
+    return Places.below(project.parent / "home")
 
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
