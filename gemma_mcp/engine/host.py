@@ -1,5 +1,6 @@
 """The engine's side of a worker: start the process, load a model in it, call it, notice when it dies."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -19,6 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from gemma_mcp.engine import frames
 from gemma_mcp.engine.backend import LoadOptions, ModelSpec, Piece, SlotOptions, Step, StepResult
 from gemma_mcp.engine.background import background
+from gemma_mcp.engine.watchdog import Lane, Watchdog
 from gemma_mcp.errors import LoadFailedError, WorkerDiedError, restore
 from gemma_mcp.types import ModelInfo, Segment
 
@@ -71,9 +73,10 @@ class AsyncExecutor(Protocol):
 class _Call:
     """A call under way: who waits, and what came."""
 
-    __slots__ = ("done", "reply")
+    __slots__ = ("done", "lane", "reply")
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane) -> None:
+        self.lane: Lane = lane
         self.done = anyio.Event()
         self.reply: frames.Reply | None = None
 
@@ -81,7 +84,7 @@ class _Call:
 class WorkerHost:
     """A live worker. Made by `start_worker`."""
 
-    def __init__(self, process: anyio.abc.Process, log: Path, spec: ModelSpec) -> None:
+    def __init__(self, process: anyio.abc.Process, log: Path, spec: ModelSpec, step_timeout: float) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
@@ -89,6 +92,7 @@ class WorkerHost:
         self._stdout = BufferedByteReceiveStream(process.stdout)
         self._log = log
         self._spec = spec
+        self._watchdog = Watchdog(step_timeout, self._kill)
         self._numbers = itertools.count(1)
         self._calls: dict[int, _Call] = {}
         self._outbox: list[frames.Command] = []
@@ -135,6 +139,7 @@ class WorkerHost:
                 reply = await self._receive()
                 call = self._calls.pop(getattr(reply, "call", 0), None)
                 if call is not None:
+                    self._watchdog.heard(call.lane)
                     call.reply = reply
                     call.done.set()
         except GONE:
@@ -165,13 +170,13 @@ class WorkerHost:
 
     async def encode(self, segments: Sequence[Segment]) -> tuple[Piece, ...]:
         """Executor.encode."""
-        reply = await self._call(lambda number: frames.Encode(number, tuple(segments)))
+        reply = await self._call(lambda number: frames.Encode(number, tuple(segments)), "aside")
         assert isinstance(reply, frames.Encoded)
         return reply.pieces
 
     async def decode(self, tokens: Sequence[int]) -> bytes:
         """Executor.decode."""
-        reply = await self._call(lambda number: frames.Decode(number, tuple(tokens)))
+        reply = await self._call(lambda number: frames.Decode(number, tuple(tokens)), "aside")
         assert isinstance(reply, frames.Decoded)
         return reply.text
 
@@ -203,14 +208,15 @@ class WorkerHost:
         self._outbox.append(command)
         self._outbox_filled.set()
 
-    async def _call(self, make: Callable[[int], frames.Command]) -> frames.Reply:
+    async def _call(self, make: Callable[[int], frames.Command], lane: Lane = "runtime") -> frames.Reply:
         number = next(self._numbers)
-        call = self._calls[number] = _Call()
+        call = self._calls[number] = _Call(lane)
         try:
             if not self._gone.is_set():
                 # The pipe takes a frame whole before it waits for anything, so a cancellation cannot cut one in two.
-                await self._stdin.send(frames.pack(make(number)))
-                await call.done.wait()
+                with self._watchdog.over(lane):
+                    await self._stdin.send(frames.pack(make(number)))
+                    await call.done.wait()
         except GONE:
             await self._gone.wait()
         finally:
@@ -233,11 +239,17 @@ class WorkerHost:
         except msgspec.DecodeError as error:
             raise anyio.BrokenResourceError from error
 
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            self._process.kill()
+
     async def _last_words(self) -> str:
-        """How the process ended: its signal or exit code."""
+        """How the process ended: its signal or exit code, or that the watchdog ended it."""
         with anyio.move_on_after(5):
             await self._process.wait()
         code = self._process.returncode
+        if self._watchdog.bit:
+            return f"it hung: one step took more than {self._watchdog.seconds:g} s"
         if code is None:
             return "still ending"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -260,14 +272,16 @@ async def start_worker(
     *,
     log: Path,
     load_timeout: float = math.inf,
+    step_timeout: float = math.inf,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> AsyncGenerator[WorkerHost]:
     """A worker that has loaded the model; leaving ends it. What it prints is appended to `log`.
 
-    Raises LoadFailedError, also after `load_timeout` seconds, and what else the backend reports.
+    Raises LoadFailedError, also after `load_timeout` seconds, and what else the backend reports. A call that takes more
+    than `step_timeout` seconds ends the worker, as if it had died.
     """
     async with _spawn(log) as process:
-        host = WorkerHost(process, log, spec)
+        host = WorkerHost(process, log, spec, step_timeout)
         with anyio.move_on_after(load_timeout) as box:
             await host.load(backend, options, on_progress)
         if box.cancelled_caught:
