@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import math
 import os
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import anyio
 import anyio.abc
@@ -27,6 +28,8 @@ from gemma_mcp.types import ModelInfo, Segment
 __all__ = ["AsyncExecutor", "WorkerHost", "start_worker"]
 
 MAX_FRAME_BYTES = 1 << 30
+
+logger = logging.getLogger(__name__)
 
 GONE = (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError)
 """How a pipe says that its other end is closed."""
@@ -293,8 +296,7 @@ async def start_worker(
 @asynccontextmanager
 async def _spawn(log: Path) -> AsyncGenerator[anyio.abc.Process]:
     """The process; leaving closes its pipes, which it takes as the order to end, and kills it if it does not."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stderr:
+    with _open_log(log) as stderr:
         process = await anyio.open_process(
             _command(),
             stdin=subprocess.PIPE,
@@ -309,6 +311,16 @@ async def _spawn(log: Path) -> AsyncGenerator[anyio.abc.Process]:
     finally:
         with anyio.CancelScope(shield=True):
             await _end(process)
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """A log that cannot be written, for a full disk, is no reason not to load a model."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error)
+        return Path(os.devnull).open("ab")
 
 
 async def _end(process: anyio.abc.Process) -> None:
