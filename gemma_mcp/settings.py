@@ -42,6 +42,7 @@ class EngineSettings(Section):
     queue_limit: Count
     start_timeout: Seconds
     load_timeout: Seconds
+    step_timeout: Seconds
     log_level: Literal["debug", "info", "warning", "error"]
     log_max_bytes: Count
 

@@ -1,7 +1,8 @@
 """How a server finds the user's engine and learns that it is really that one: state file, locks, handshake, status.
 
 The state file holds the engine's token, so it is readable by the user alone: mode 0600 on POSIX; on Windows the
-platform's per-user folders carry an access list that says the same.
+platform's per-user folders carry an access list that says the same. A file that others could have written is not
+believed: it would lead prompts to them.
 """
 
 import contextlib
@@ -9,12 +10,14 @@ import hashlib
 import hmac
 import os
 import secrets
+import stat
 import sys
 from pathlib import Path
 
 import msgspec
 
-from gemma_mcp.places import Places
+from gemma_mcp.errors import ConfigError
+from gemma_mcp.places import HOME_VARIABLE, Places
 from gemma_mcp.settings import Settings
 
 __all__ = [
@@ -33,12 +36,21 @@ __all__ = [
     "remove_state",
     "start_lock_path",
     "state_path",
+    "unusable",
     "write_private",
     "write_state",
 ]
 
 ENGINE_SECTIONS = ("model", "engine", "backend", "llamacpp")
 """The sections of the settings that change what an engine does; the others are each server's own."""
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""A fifo in the state file's place must not block us."""
+MOST_BYTES = 1 << 16
+"""A state file has some hundred bytes."""
 
 NONCE_CHARACTERS = range(16, 129)
 """How long a handshake's nonce may be."""
@@ -111,35 +123,72 @@ def start_lock_path(places: Places) -> Path:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make the folder if need be, readable by the user alone."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Make the folder if need be, readable by the user alone. Raises ConfigError when it cannot be, or is another's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = folder.stat()
+        if not _is_ours(status):
+            raise unusable(folder, "it belongs to another user")
+        if status.st_mode & OTHERS_WRITE and os.name != "nt":
+            folder.chmod(0o700)
+    except OSError as error:
+        raise unusable(folder, error) from error
     return folder
 
 
+def unusable(path: Path, why: OSError | str) -> ConfigError:
+    """The error for a file or folder of ours that cannot be used."""
+    reason = why if isinstance(why, str) else f"it cannot be used ({(why.strerror or str(why)).lower()})"
+    hint = f"Make room or put its permissions right, or let {HOME_VARIABLE} name another folder."
+    return ConfigError("files", str(path), reason, hint)
+
+
 def write_state(places: Places, state: EngineState) -> None:
-    """Write the state file."""
+    """Write the state file. Raises ConfigError when it cannot be written."""
     write_private(state_path(places), msgspec.json.encode(state))
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file of the user alone in one go: a reader sees the old one or the new one."""
+    """Write a file of the user alone in one go: a reader sees the old one or the new one. Raises ConfigError."""
     draft = private_folder(path.parent) / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
+            if not _is_private(os.fstat(descriptor)):
+                raise unusable(path.parent, "its file system keeps no permissions")
             file.write(data)
         draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise unusable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
-def read_state(places: Places) -> EngineState | None:
-    """What the state file says; None when there is none or it makes no sense."""
+def read_state(places: Places, *, trusted: bool = True) -> EngineState | None:
+    """What the state file says; None when there is none, it makes no sense, or others could have written it.
+
+    `trusted=False` reads it all the same: to tell the user, and never to send anything where it leads.
+    """
     try:
-        return msgspec.json.decode(state_path(places).read_bytes(), type=EngineState)
+        descriptor = os.open(state_path(places), READ_FLAGS)
+        with os.fdopen(descriptor, "rb") as file:
+            if trusted and not _is_private(os.fstat(descriptor)):
+                return None
+            return msgspec.json.decode(file.read(MOST_BYTES), type=EngineState)
     except (OSError, ValueError):
         return None
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return sys.platform == "win32" or status.st_uid == os.geteuid()
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """A file of this user that nobody else can read or write."""
+    if sys.platform == "win32":
+        return True
+    return stat.S_ISREG(status.st_mode) and _is_ours(status) and not status.st_mode & OTHERS
 
 
 def remove_state(places: Places, token: str) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 import gemma_mcp
-from gemma_mcp.client.launch import EngineProcess, kill_engine, launch
+from gemma_mcp.client.launch import EngineProcess, engine_lives, kill_engine, launch
 from gemma_mcp.errors import RemoteError
 from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
@@ -26,6 +26,8 @@ from gemma_mcp.state import (
     proof,
     read_state,
     start_lock_path,
+    state_path,
+    unusable,
 )
 from gemma_mcp.wire import WIRE_VERSION
 
@@ -34,6 +36,7 @@ __all__ = ["Connector"]
 HANDSHAKE_SECONDS = 5.0
 """An engine answers at once; one that does not within this time hangs."""
 POLL_SECONDS = 0.05
+START_ATTEMPTS = 2
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class Connector:
     async def connect(self) -> EngineState:
         """The engine, started if there is none, replaced if it is older than this program.
 
-        Raises RemoteError when it does not start or is newer.
+        Raises RemoteError when it does not start, does not answer or is newer; ConfigError when files are unusable.
         """
         state = await self.find()
         if state is not None and state.wire_version == WIRE_VERSION:
@@ -74,6 +77,8 @@ class Connector:
             if state is not None and state.wire_version < WIRE_VERSION:
                 await self._drain(state)
                 state = None
+            if state is None:
+                await self._refuse_beside_hung()
             return state or await self._start()
 
     async def _proves(self, state: EngineState) -> bool:
@@ -89,8 +94,8 @@ class Connector:
 
     async def kill_hung(self) -> bool:
         """End an engine that is there but does not answer. False when there is none."""
-        state = read_state(self._places)
-        return state is not None and await anyio.to_thread.run_sync(kill_engine, state)
+        state = read_state(self._places, trusted=False)
+        return state is not None and await anyio.to_thread.run_sync(kill_engine, state, self._places)
 
     async def gone(self, state: EngineState) -> None:
         """Return when the engine takes no more requests, or does not seem to obey."""
@@ -109,23 +114,46 @@ class Connector:
             await self._http.post(f"{state.url}/shutdown", params={"drain": "1"}, headers=headers)
         await self.gone(state)
 
+    async def _refuse_beside_hung(self) -> None:
+        """An engine that lives without being reachable keeps its lock, so no other one would start."""
+        state = read_state(self._places, trusted=False)
+        if state is None or not await anyio.to_thread.run_sync(engine_lives, state, self._places):
+            return
+        why = "does not answer"
+        if read_state(self._places) is None:
+            why = f"cannot be trusted: others may read or write {state_path(self._places)}"
+        raise RemoteError(
+            f"The engine (process {state.pid}) is running already and {why}.",
+            "`gemma-mcp engine stop` ends it, and the next call starts a new one.",
+        )
+
     async def _start(self) -> EngineState:
-        process = await anyio.to_thread.run_sync(launch, self._settings, self._places, self._environ)
+        """Once more for an engine that ended without a word: something killed it."""
+        for attempt in range(1, START_ATTEMPTS + 1):
+            process = await anyio.to_thread.run_sync(launch, self._settings, self._places, self._environ)
+            state = await self._ready(process)
+            if state is not None:
+                return state
+            if not process.ended or process.last_words() or attempt == START_ATTEMPTS:
+                raise self._not_started(process)
+        raise AssertionError("unreachable")
+
+    async def _ready(self, process: EngineProcess) -> EngineState | None:
+        """The engine when it answers; None when it ended, or takes too long."""
         with anyio.move_on_after(self._settings.engine.start_timeout):
             while not process.ended:
                 state = await self.find()
                 if state is not None:
                     return state
                 await anyio.sleep(POLL_SECONDS)
-            if (state := await self.find()) is not None:  # somebody started one by hand in the same moment
-                return state
-        raise self._not_started(process)
+            return await self.find()  # somebody may have started one by hand in the same moment
+        return None
 
     def _not_started(self, process: EngineProcess) -> RemoteError:
         if process.ended:
             why = process.last_words() or "it said nothing"
             return RemoteError(
-                f"The engine did not start: {why}",
+                f"The engine did not start: {why.removesuffix('.')}.",
                 f"Its log is in {self._places.logs}; `gemma-mcp engine stop` ends one that does not answer.",
             )
         return RemoteError(
@@ -144,6 +172,8 @@ class Connector:
                 break
             except Timeout:
                 await anyio.sleep(POLL_SECONDS)
+            except OSError as error:
+                raise unusable(start_lock_path(self._places), error) from error
         try:
             yield
         finally:

@@ -1,24 +1,24 @@
 """Start an engine process that outlives the server which needed it first."""
 
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
+from gemma_mcp.errors import RemoteError
 from gemma_mcp.places import HOME_VARIABLE, Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.settings_sources import to_environment
 from gemma_mcp.state import ENGINE_SECTIONS, EngineState, private_folder
 
-__all__ = ["EngineProcess", "kill_engine", "launch", "output_path"]
+__all__ = ["EngineProcess", "engine_lives", "kill_engine", "launch", "output_path"]
 
 MODULE = "gemma_mcp.engine.main"
-
-CLOCK_SECONDS = 10.0
-"""How far the time at which a process started may be off: the system counts it from a boot time in whole seconds."""
 
 KILL_SECONDS = 10.0
 """How long a killed process may take to vanish."""
@@ -32,8 +32,9 @@ def output_path(places: Places) -> Path:
 class EngineProcess:
     """A started engine. It is waited for in a thread, so that it never stays behind as a zombie."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: Path, complaint: str = "") -> None:
         self._output = output
+        self._complaint = complaint
         self.pid = process.pid
         self._ended = threading.Event()
         threading.Thread(target=self._wait, args=(process,), name="engine-waiter", daemon=True).start()
@@ -48,7 +49,9 @@ class EngineProcess:
         return self._ended.is_set()
 
     def last_words(self) -> str:
-        """The last line that it printed."""
+        """The last line that it printed, or why it could print none."""
+        if self._complaint:
+            return self._complaint
         try:
             text = self._output.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -56,12 +59,17 @@ class EngineProcess:
         return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def kill_engine(state: EngineState) -> bool:
-    """End an engine that does not answer, if the process of that number is still an engine. Its workers follow it."""
+def engine_lives(state: EngineState, places: Places) -> bool:
+    """Whether the process of that number is an engine of these places, whether it answers or not."""
+    return _engine_process(state, places) is not None
+
+
+def kill_engine(state: EngineState, places: Places) -> bool:
+    """End an engine that does not answer, if the process of that number is still it. Its workers follow it."""
+    process = _engine_process(state, places)
+    if process is None:
+        return False
     try:
-        process = psutil.Process(state.pid)
-        if process.create_time() > state.started + CLOCK_SECONDS or MODULE not in process.cmdline():
-            return False
         process.kill()
         process.wait(KILL_SECONDS)
     except (psutil.Error, OSError):
@@ -69,22 +77,43 @@ def kill_engine(state: EngineState) -> bool:
     return True
 
 
+def _engine_process(state: EngineState, places: Places) -> psutil.Process | None:
+    """Known by its command and its working folder: the time of its start changes with the clock."""
+    try:
+        process = psutil.Process(state.pid)
+        ours = MODULE in process.cmdline() and Path(process.cwd()).samefile(places.state)
+    except (psutil.Error, OSError):
+        return None
+    return process if ours else None
+
+
 def launch(settings: Settings, places: Places, environ: Mapping[str, str]) -> EngineProcess:
     """Start an engine with these settings, whatever flags they came from. It keeps nothing of its parent.
 
     Its working folder is its own: `python -m` would import from the user's project otherwise, and on Windows nobody
-    could delete that folder.
+    could delete that folder. Raises ConfigError when a folder cannot be used, RemoteError when no process can be had.
     """
+    folder = private_folder(places.state)
     private_folder(places.logs)
-    output = output_path(places)
-    with output.open("wb") as sink:
-        process = _spawn(
-            [sys.executable, "-P", "-m", MODULE],
-            sink.fileno(),
-            private_folder(places.state),
-            _environment(settings, places, environ),
-        )
-    return EngineProcess(process, output)
+    sink, complaint = _open_output(output_path(places))
+    with sink:
+        command = [sys.executable, "-P", "-m", MODULE]
+        try:
+            process = _spawn(command, sink.fileno(), folder, _environment(settings, places, environ))
+        except OSError as error:
+            why = f"The engine's process could not be started ({(error.strerror or str(error)).lower()})."
+            raise RemoteError(why, "Close other programs, then try again.") from error
+    return EngineProcess(process, output_path(places), complaint)
+
+
+def _open_output(path: Path) -> tuple[BinaryIO, str]:
+    """The file for what an engine prints, or the null device and why: a full disk is no reason not to start."""
+    try:
+        with path.open("wb", buffering=0) as file:
+            file.write(b"\n")
+        return path.open("ab"), ""
+    except OSError as error:
+        return Path(os.devnull).open("wb"), f"{path} cannot be written ({(error.strerror or str(error)).lower()})"
 
 
 def _environment(settings: Settings, places: Places, environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """The engine's side of a worker: start the process, load a model in it, call it, notice when it dies."""
 
+import contextlib
 import itertools
+import logging
 import math
 import os
 import subprocess
@@ -9,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import anyio
 import anyio.abc
@@ -19,12 +21,15 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from gemma_mcp.engine import frames
 from gemma_mcp.engine.backend import LoadOptions, ModelSpec, Piece, SlotOptions, Step, StepResult
 from gemma_mcp.engine.background import background
+from gemma_mcp.engine.watchdog import Lane, Watchdog
 from gemma_mcp.errors import LoadFailedError, WorkerDiedError, restore
 from gemma_mcp.types import ModelInfo, Segment
 
 __all__ = ["AsyncExecutor", "WorkerHost", "start_worker"]
 
 MAX_FRAME_BYTES = 1 << 30
+
+logger = logging.getLogger(__name__)
 
 GONE = (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError)
 """How a pipe says that its other end is closed."""
@@ -71,9 +76,10 @@ class AsyncExecutor(Protocol):
 class _Call:
     """A call under way: who waits, and what came."""
 
-    __slots__ = ("done", "reply")
+    __slots__ = ("done", "lane", "reply")
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane) -> None:
+        self.lane: Lane = lane
         self.done = anyio.Event()
         self.reply: frames.Reply | None = None
 
@@ -81,7 +87,7 @@ class _Call:
 class WorkerHost:
     """A live worker. Made by `start_worker`."""
 
-    def __init__(self, process: anyio.abc.Process, log: Path, spec: ModelSpec) -> None:
+    def __init__(self, process: anyio.abc.Process, log: Path, spec: ModelSpec, step_timeout: float) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
@@ -89,6 +95,7 @@ class WorkerHost:
         self._stdout = BufferedByteReceiveStream(process.stdout)
         self._log = log
         self._spec = spec
+        self._watchdog = Watchdog(step_timeout, self._kill)
         self._numbers = itertools.count(1)
         self._calls: dict[int, _Call] = {}
         self._outbox: list[frames.Command] = []
@@ -135,6 +142,7 @@ class WorkerHost:
                 reply = await self._receive()
                 call = self._calls.pop(getattr(reply, "call", 0), None)
                 if call is not None:
+                    self._watchdog.heard(call.lane)
                     call.reply = reply
                     call.done.set()
         except GONE:
@@ -165,13 +173,13 @@ class WorkerHost:
 
     async def encode(self, segments: Sequence[Segment]) -> tuple[Piece, ...]:
         """Executor.encode."""
-        reply = await self._call(lambda number: frames.Encode(number, tuple(segments)))
+        reply = await self._call(lambda number: frames.Encode(number, tuple(segments)), "aside")
         assert isinstance(reply, frames.Encoded)
         return reply.pieces
 
     async def decode(self, tokens: Sequence[int]) -> bytes:
         """Executor.decode."""
-        reply = await self._call(lambda number: frames.Decode(number, tuple(tokens)))
+        reply = await self._call(lambda number: frames.Decode(number, tuple(tokens)), "aside")
         assert isinstance(reply, frames.Decoded)
         return reply.text
 
@@ -203,14 +211,15 @@ class WorkerHost:
         self._outbox.append(command)
         self._outbox_filled.set()
 
-    async def _call(self, make: Callable[[int], frames.Command]) -> frames.Reply:
+    async def _call(self, make: Callable[[int], frames.Command], lane: Lane = "runtime") -> frames.Reply:
         number = next(self._numbers)
-        call = self._calls[number] = _Call()
+        call = self._calls[number] = _Call(lane)
         try:
             if not self._gone.is_set():
                 # The pipe takes a frame whole before it waits for anything, so a cancellation cannot cut one in two.
-                await self._stdin.send(frames.pack(make(number)))
-                await call.done.wait()
+                with self._watchdog.over(lane):
+                    await self._stdin.send(frames.pack(make(number)))
+                    await call.done.wait()
         except GONE:
             await self._gone.wait()
         finally:
@@ -233,11 +242,17 @@ class WorkerHost:
         except msgspec.DecodeError as error:
             raise anyio.BrokenResourceError from error
 
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            self._process.kill()
+
     async def _last_words(self) -> str:
-        """How the process ended: its signal or exit code."""
+        """How the process ended: its signal or exit code, or that the watchdog ended it."""
         with anyio.move_on_after(5):
             await self._process.wait()
         code = self._process.returncode
+        if self._watchdog.bit:
+            return f"it hung: one step took more than {self._watchdog.seconds:g} s"
         if code is None:
             return "still ending"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -260,14 +275,16 @@ async def start_worker(
     *,
     log: Path,
     load_timeout: float = math.inf,
+    step_timeout: float = math.inf,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> AsyncGenerator[WorkerHost]:
     """A worker that has loaded the model; leaving ends it. What it prints is appended to `log`.
 
-    Raises LoadFailedError, also after `load_timeout` seconds, and what else the backend reports.
+    Raises LoadFailedError, also after `load_timeout` seconds, and what else the backend reports. A call that takes more
+    than `step_timeout` seconds ends the worker, as if it had died.
     """
     async with _spawn(log) as process:
-        host = WorkerHost(process, log, spec)
+        host = WorkerHost(process, log, spec, step_timeout)
         with anyio.move_on_after(load_timeout) as box:
             await host.load(backend, options, on_progress)
         if box.cancelled_caught:
@@ -279,8 +296,7 @@ async def start_worker(
 @asynccontextmanager
 async def _spawn(log: Path) -> AsyncGenerator[anyio.abc.Process]:
     """The process; leaving closes its pipes, which it takes as the order to end, and kills it if it does not."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stderr:
+    with _open_log(log) as stderr:
         process = await anyio.open_process(
             _command(),
             stdin=subprocess.PIPE,
@@ -295,6 +311,16 @@ async def _spawn(log: Path) -> AsyncGenerator[anyio.abc.Process]:
     finally:
         with anyio.CancelScope(shield=True):
             await _end(process)
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """A log that cannot be written, for a full disk, is no reason not to load a model."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error)
+        return Path(os.devnull).open("ab")
 
 
 async def _end(process: anyio.abc.Process) -> None:

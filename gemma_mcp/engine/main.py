@@ -20,7 +20,15 @@ from gemma_mcp.errors import CapacityError, GemmaError
 from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.settings_sources import load_settings
-from gemma_mcp.state import EngineState, engine_lock_path, fingerprint, private_folder, remove_state, write_state
+from gemma_mcp.state import (
+    EngineState,
+    engine_lock_path,
+    fingerprint,
+    private_folder,
+    remove_state,
+    unusable,
+    write_state,
+)
 
 __all__ = ["main", "run_engine"]
 
@@ -69,6 +77,8 @@ def _locked(places: Places) -> FileLock:
         lock.acquire()
     except Timeout:
         raise CapacityError("An engine is running already.", "`gemma-mcp engine status` shows it.") from None
+    except OSError as error:
+        raise unusable(engine_lock_path(places), error) from error
     return lock
 
 
@@ -80,16 +90,19 @@ class _Engine:
         self._places = places
         self._state = state
         self._lock = lock
+        self._failure: GemmaError | None = None
 
     async def run(self, listener: socket.socket) -> None:
-        """Serve on the socket. Models are unloaded at the end."""
+        """Serve on the socket. Models are unloaded at the end. Raises ConfigError without a state file."""
         async with open_service(self._settings, self._places, self._state) as service:
-            server = EngineServer(build_app(service), self._opened, self._closed)
+            server = EngineServer(build_app(service), lambda: self._opened(server), self._closed)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._end_when_told, service, server)
                 tasks.start_soon(self._end_when_idle, service, server)
                 await server.serve(sockets=[listener])
                 tasks.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
 
     async def _end_when_idle(self, service: Service, server: EngineServer) -> None:
         await service.activity.idle_for(self._settings.engine.idle_exit)
@@ -100,8 +113,12 @@ class _Engine:
         await service.activity.ended.wait()
         server.end()
 
-    def _opened(self) -> None:
-        write_state(self._places, self._state)
+    def _opened(self, server: EngineServer) -> None:
+        try:
+            write_state(self._places, self._state)
+        except GemmaError as error:  # raised where no task group wraps it
+            self._failure = error
+            server.end()
 
     def _closed(self) -> None:
         """From here on the next engine may start, while this one finishes what it has begun."""

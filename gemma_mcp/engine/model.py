@@ -73,10 +73,11 @@ async def open_model(
     prefill_chunk: int,
     log: Path,
     load_timeout: float = math.inf,
+    step_timeout: float = math.inf,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> AsyncGenerator[LoadedModel]:
     """Load a model in a worker of its own; leaving unloads it. Raises what `start_worker` raises."""
-    start = partial(start_worker, backend, spec, options, log=log, load_timeout=load_timeout)
+    start = partial(start_worker, backend, spec, options, log=log, load_timeout=load_timeout, step_timeout=step_timeout)
     async with start(on_progress=on_progress) as worker:
         scheduler = Scheduler(queue_limit=queue_limit, prefill_chunk=prefill_chunk)
         model = LoadedModel(spec, worker, scheduler)

@@ -57,6 +57,7 @@ class Scheduler:
         self._work = Signal()
         self._executor: AsyncExecutor | None = None
         self._stepping: frozenset[Job] = frozenset()
+        self._opening = 0
         self._intake = Intake(
             queue_limit=queue_limit, free_slots=self._free_slots, withdraw=self._interrupt, work=self._work
         )
@@ -110,7 +111,7 @@ class Scheduler:
         self._intake.suspend()
 
     def _free_slots(self) -> int:
-        return sum(slot.job is None for slot in self._slots)
+        return sum(slot.job is None for slot in self._slots) - self._opening
 
     def _interrupt(self, job: Job) -> None:
         """A running job is over: a step that computes its prompt need not go on."""
@@ -170,6 +171,7 @@ class Scheduler:
     async def _open(self, executor: AsyncExecutor, slot: Slot, job: Job) -> bool:
         """Set the slot's sampler up. False when the job's options are refused, or it was cancelled meanwhile."""
         self._stepping = frozenset((job,))
+        self._opening = 1  # it has left the queue, and its slot is as good as taken
         try:
             async with self._intake.alone:
                 await executor.open(slot.index, job.options)
@@ -178,6 +180,8 @@ class Scheduler:
             raise
         except GemmaError as error:
             job.fail(error)
+        finally:
+            self._opening = 0
         self._stepping = frozenset()
         return not job.finished
 

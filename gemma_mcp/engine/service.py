@@ -129,6 +129,7 @@ class _Opener:
                 prefill_chunk=self._settings.llamacpp.prefill_chunk,
                 log=worker_log_path(self._places, spec.name),
                 load_timeout=self._settings.engine.load_timeout,
+                step_timeout=self._settings.engine.step_timeout,
                 on_progress=on_progress,
             )
         )

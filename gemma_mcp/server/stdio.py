@@ -15,7 +15,6 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from io import BufferedReader, FileIO, TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -50,11 +49,6 @@ class Wire:
         os.dup2(null, 0)
         os.close(null)
         return wire
-
-    def hand_over(self) -> None:
-        """Give the output to the SDK, which diverts descriptor 1 again the moment it serves."""
-        sys.stdout.flush()  # drains into stderr, not onto the wire
-        os.dup2(self.output, 1)
 
 
 def serve_stdio(environ: Mapping[str, str]) -> NoReturn:
@@ -94,8 +88,8 @@ def _prepared(wire: Wire, environ: Mapping[str, str]) -> Callable[[], Awaitable[
     from gemma_mcp.client.pool import EnginePool
     from gemma_mcp.places import Places
     from gemma_mcp.server.app import build_server
-    from gemma_mcp.server.lines import RequestLines
     from gemma_mcp.server.paths import project_root
+    from gemma_mcp.server.transport import serve_pipes
     from gemma_mcp.settings_sources import load_settings
 
     settings = load_settings(environ).settings
@@ -104,11 +98,7 @@ def _prepared(wire: Wire, environ: Mapping[str, str]) -> Callable[[], Awaitable[
 
     async def run() -> None:
         async with EnginePool(settings, places) as pool:
-            server = build_server(pool, settings, root, places)
-            lines = RequestLines(BufferedReader(FileIO(wire.input, "rb", closefd=False)))
-            sys.stdin = TextIOWrapper(BufferedReader(lines), encoding="utf-8")
-            wire.hand_over()
-            await server.run_stdio_async()
+            await serve_pipes(build_server(pool, settings, root, places), wire.input, wire.output)
 
     return run
 

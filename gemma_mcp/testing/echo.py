@@ -10,7 +10,8 @@ A user turn that starts with `!` is an order, so that tests can bring about what
     !hold FILE TEXT     every step with this turn lasts until FILE exists, or it is interrupted
     !die TEXT           end the process in the first step that computes this turn
     !die-at N TEXT      end the process in the step that would choose token N (from 0) of the reply
-    !once FILE ORDER    carry out the `!die...` ORDER only if FILE does not exist yet, and make FILE
+    !hang TEXT          never end the first step that computes this turn, not even when interrupted
+    !once FILE ORDER    carry out the `!die...` or `!hang` ORDER only if FILE does not exist yet, and make FILE
     !fail TEXT          raise an exception in the first step that computes this turn
     !stuck TEXT         choose no token after this turn
     !raw HEX            say these bytes, valid UTF-8 or not
@@ -24,7 +25,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -256,6 +257,8 @@ class EchoExecutor:
             self._interrupted.wait(POLL_SECONDS)
         if order.dies_at is not None and reply.said >= order.dies_at and order.once():
             self._die()
+        if order.hangs and order.once():
+            threading.Event().wait()
         if order.fails:
             raise StepFailedError("The turn ordered a failure.")
 
@@ -271,6 +274,7 @@ class _Order:
     hold: Path | None = None
     dies_at: int | None = None
     marker: Path | None = None
+    hangs: bool = False
     fails: bool = False
     stuck: bool = False
 
@@ -300,7 +304,9 @@ class _Order:
             case ["!die-at", count, *rest]:
                 return cls(" ".join(rest).encode(), dies_at=int(count))
             case ["!once", path, *rest] if (inner := cls.parse(" ".join(rest).encode())) is not None:
-                return cls(inner.text, dies_at=inner.dies_at, marker=Path(path))
+                return replace(inner, marker=Path(path))
+            case ["!hang", *rest]:
+                return cls(" ".join(rest).encode(), hangs=True)
             case ["!fail" | "!stuck" as accident, *rest]:
                 return cls(" ".join(rest).encode(), fails=accident == "!fail", stuck=accident == "!stuck")
             case ["!raw", digits]:

@@ -21,8 +21,8 @@ def text_of(chunk: ChatCompletion) -> str:
     return (delta.content if delta else None) or ""
 
 
-async def say(pool: EnginePool, text: str) -> str:
-    async with pool.chat(chat(text)) as chunks:
+async def say(pool: EnginePool, text: str, **options: object) -> str:
+    async with pool.chat(chat(text, **options)) as chunks:
         return "".join([text_of(chunk) async for chunk in chunks])
 
 

@@ -105,7 +105,7 @@ async def test_an_engine_that_hangs_can_be_stopped(home: EngineHome, monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr("gemma_mcp.client.connect.HANDSHAKE_SECONDS", 0.5)
             assert await pool.running() is None
-            with pytest.raises(RemoteError, match="running already") as caught:
+            with pytest.raises(RemoteError, match=r"running already and does not answer") as caught:
                 await pool.models()
             assert "engine stop" in caught.value.hint
             assert await pool.stop() is True

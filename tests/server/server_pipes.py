@@ -99,6 +99,20 @@ class RawClient:
         self._input.close()
         self.process.stdin = None
 
+    def close_output(self) -> None:
+        """Hear nothing any more."""
+        self._output.close()
+        self.process.stdout = None
+
+    def close_both(self) -> None:
+        """Be gone, as far as the server can see."""
+        self.close_output()
+        self.close_input()
+
+    def errors(self) -> str:
+        """What is on stderr, up to its end."""
+        return self._errors.read().decode()
+
     def end(self) -> tuple[int, bytes, str]:
         """Exit status, what was left on stdout, and stderr, once the server has ended by itself."""
         with self._watched():
