@@ -3,18 +3,7 @@
 It is a true autoregressive executor. What it says follows from the positions that stand in its cache and from nothing
 else, so a scheduler that trims, restores or numbers them wrongly makes it talk nonsense. An image is named by its size.
 
-A user turn that starts with `!` is an order, so that tests can bring about what is rare:
-
-    !repeat N TEXT      say TEXT N times
-    !slow SECONDS TEXT  every step with this turn takes so long, unless it is interrupted
-    !hold FILE TEXT     every step with this turn lasts until FILE exists, or it is interrupted
-    !die TEXT           end the process in the first step that computes this turn
-    !die-at N TEXT      end the process in the step that would choose token N (from 0) of the reply
-    !hang TEXT          never end the first step that computes this turn, not even when interrupted
-    !once FILE ORDER    carry out the `!die...` or `!hang` ORDER only if FILE does not exist yet, and make FILE
-    !fail TEXT          raise an exception in the first step that computes this turn
-    !stuck TEXT         choose no token after this turn
-    !raw HEX            say these bytes, valid UTF-8 or not
+A user turn that starts with `!` is an order to do what is rare: see `echo_orders`.
 """
 
 import hashlib
@@ -25,8 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from PIL import Image, UnidentifiedImageError
 
@@ -46,6 +34,7 @@ from gemma_mcp.engine.backend import (
     TokenRow,
 )
 from gemma_mcp.errors import InputRefusedError, RequestError, StepFailedError, describe
+from gemma_mcp.testing.echo_orders import Order
 from gemma_mcp.types import Control, FimTokens, Media, ModelInfo, Segment, TokenLogprob, Tokens
 
 __all__ = ["TEMPLATE", "EchoBackend", "EchoExecutor"]
@@ -268,60 +257,12 @@ class EchoExecutor:
 
 
 @dataclass(frozen=True)
-class _Order:
-    text: bytes
-    seconds: float = 0.0
-    hold: Path | None = None
-    dies_at: int | None = None
-    marker: Path | None = None
-    hangs: bool = False
-    fails: bool = False
-    stuck: bool = False
-
-    def held(self) -> bool:
-        return self.hold is not None and not self.hold.exists()
-
-    def once(self) -> bool:
-        if self.marker is None:
-            return True
-        if self.marker.exists():
-            return False
-        self.marker.touch()
-        return True
-
-    @classmethod
-    def parse(cls, turn: bytes) -> "_Order | None":
-        """The order that a complete user turn gives, None for plain words."""
-        match turn.decode("utf-8", "replace").split(" "):
-            case ["!repeat", count, *rest]:
-                return cls(" ".join(rest).encode() * int(count))
-            case ["!slow", seconds, *rest]:
-                return cls(" ".join(rest).encode(), seconds=float(seconds))
-            case ["!hold", path, *rest]:
-                return cls(" ".join(rest).encode(), hold=Path(path))
-            case ["!die", *rest]:
-                return cls(" ".join(rest).encode(), dies_at=0)
-            case ["!die-at", count, *rest]:
-                return cls(" ".join(rest).encode(), dies_at=int(count))
-            case ["!once", path, *rest] if (inner := cls.parse(" ".join(rest).encode())) is not None:
-                return replace(inner, marker=Path(path))
-            case ["!hang", *rest]:
-                return cls(" ".join(rest).encode(), hangs=True)
-            case ["!fail" | "!stuck" as accident, *rest]:
-                return cls(" ".join(rest).encode(), fails=accident == "!fail", stuck=accident == "!stuck")
-            case ["!raw", digits]:
-                return cls(bytes.fromhex(digits))
-            case _:
-                return None
-
-
-@dataclass(frozen=True)
 class _Reply:
     """What the cached positions call for: the reply's text, and how much of it was said."""
 
     text: bytes
     said: int
-    order: _Order | None
+    order: Order | None
 
     @classmethod
     def of(cls, cells: Sequence[int], names: dict[int, str]) -> "_Reply":
@@ -333,7 +274,7 @@ class _Reply:
         if asked is None:  # a plain prompt: say it again
             plain = bytes(cell - BYTES for cell in cells if cell >= BYTES)
             return cls(plain, 0, None) if not turns else cls(b"", said, None)
-        order = _Order.parse(asked)
+        order = Order.parse(asked)
         return cls(order.text if order else asked, said, order)
 
     @classmethod
