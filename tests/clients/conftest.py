@@ -5,14 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from claude_code import ClaudeCode
 
-from gemma_mcp.client.pool import EnginePool
-from gemma_mcp.places import Places
-from gemma_mcp.settings_sources import load_settings
+from gemma_mcp.testing.engines import EngineHome
 
 MODULES = Path(__file__).parent / "node_modules"
 OLDEST_NODE = (22, 19)
@@ -54,13 +53,25 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineHome]:
+    """Where the servers of a module's tests keep their files, with the echo model and one engine for all of them."""
+    settings = {"GEMMA_MCP_MODEL_DEFAULT": "echo", "GEMMA_MCP_SERVER_PROGRESS_INTERVAL": "0.1"}
+    home = EngineHome(tmp_path_factory.mktemp("gemma"), settings)
+    yield home
+    home.end()
+
+
 @pytest.fixture
-async def server_environment(tmp_path: Path) -> AsyncGenerator[dict[str, str]]:
-    """What the server is told: a home of its own and the echo model. An engine that it starts is stopped."""
-    environment = {"GEMMA_MCP_HOME": str(tmp_path / "home"), "GEMMA_MCP_MODEL_DEFAULT": "echo"}
-    yield environment
-    async with EnginePool(load_settings(environment).settings, Places.find(environment)) as pool:
-        await pool.stop()
+def server_environment(home: EngineHome) -> dict[str, str]:
+    """What a client's configuration tells the server."""
+    return {name: value for name, value in home.environ.items() if name.startswith("GEMMA_MCP_")}
+
+
+@pytest.fixture
+def server_entry(server_environment: dict[str, str]) -> dict[str, object]:
+    """Our entry in a client's list of servers."""
+    return {"command": sys.executable, "args": ["-m", "gemma_mcp"], "env": server_environment}
 
 
 @pytest.fixture
@@ -81,3 +92,9 @@ def run_client(node_tools: Mapping[str, str], project: Path, tmp_path: Path) -> 
         )
 
     return run
+
+
+@pytest.fixture
+def claude(node_tools: Mapping[str, str], project: Path, tmp_path: Path, server_entry: dict[str, object]) -> ClaudeCode:
+    """Claude Code, knowing our server and no other."""
+    return ClaudeCode(MODULES / ".bin" / "claude", tmp_path, project, node_tools["PATH"], server_entry)

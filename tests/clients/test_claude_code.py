@@ -17,7 +17,9 @@ def line_of(name: str, done: subprocess.CompletedProcess[str]) -> str:
     return next((line for line in done.stdout.splitlines() if line.startswith(f"{name}: ")), done.stdout + done.stderr)
 
 
-def test_a_server_added_by_command_connects(run_client: Client, server_environment: dict[str, str]) -> None:
+def test_a_server_added_by_command_connects_is_described_and_goes_again(
+    run_client: Client, server_environment: dict[str, str]
+) -> None:
     variables = [word for name, value in server_environment.items() for word in ("-e", f"{name}={value}")]
     added = run_client("claude", "mcp", "add", "gemma", *variables, "--", sys.executable, "-m", "gemma_mcp")
     assert added.returncode == 0, added.stdout + added.stderr
@@ -25,6 +27,17 @@ def test_a_server_added_by_command_connects(run_client: Client, server_environme
     assert "gemma_mcp" in line
     assert line.endswith("Connected")
     assert "Failed" not in line
+    described = run_client("claude", "mcp", "get", "gemma").stdout
+    for words in ("Connected", sys.executable, "-m gemma_mcp", *variables[1::2]):
+        assert words in described
+    assert run_client("claude", "mcp", "remove", "gemma").returncode == 0
+    assert "No MCP server" in run_client("claude", "mcp", "get", "gemma").stderr
+
+
+def test_a_server_added_as_json_connects(run_client: Client, server_entry: dict[str, object]) -> None:
+    added = run_client("claude", "mcp", "add-json", "gemma", json.dumps(server_entry))
+    assert added.returncode == 0, added.stdout + added.stderr
+    assert line_of("gemma", run_client("claude", "mcp", "list")).endswith("Connected")
 
 
 def test_a_server_whose_settings_are_wrong_does_not_connect(
