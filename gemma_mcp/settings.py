@@ -78,6 +78,9 @@ class ServerSettings(Section):
     max_images: Count
     max_sessions: Count
     progress_interval: Annotated[float, Field(ge=0.1, le=60)]
+    max_tasks: Count
+    task_max_seconds: Seconds
+    task_keep_seconds: Seconds
 
 
 class Settings(Section):

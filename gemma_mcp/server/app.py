@@ -1,6 +1,7 @@
 """Puts the server together: four tools on a pool of engines."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gemma_mcp.server.generate_text import generate_text_tool
 from gemma_mcp.server.images import ImageLimits, Images
 from gemma_mcp.server.paths import PathPolicy
 from gemma_mcp.server.sessions import Sessions
+from gemma_mcp.server.tasks import Tasks
 from gemma_mcp.server.tool import GemmaTool
 from gemma_mcp.settings import Settings
 
@@ -42,18 +44,34 @@ back what it has after max_seconds (50 by default). If a model is still loading 
 that line says that the starter model answered, it is a toy: tell the user how to get a real one."""
 
 
-def build_server(pool: Engines, settings: Settings, project_root: Path) -> MCPServer:
-    """A server on `pool`, reading files below `project_root`. Starts nothing: the first call of a tool does."""
-    tools = _tools(pool, settings, project_root)
-    return MCPServer(
+def build_server(
+    pool: Engines,
+    settings: Settings,
+    project_root: Path,
+    *,
+    extra: Callable[[MCPServer], None] | None = None,
+    tasks: Tasks | None = None,
+) -> MCPServer:
+    """A server on `pool`, reading files below `project_root`. Starts nothing: the first call of a tool does.
+
+    `extra` may add to the server what only a test offers, such as the fixtures of the conformance suite; `tasks` may
+    treat these in a way of its own.
+    """
+    tasks = tasks or Tasks(settings.server)
+    server = MCPServer(
         "gemma-mcp",
         title="Gemma on your own hardware",
         instructions=INSTRUCTIONS,
         version=__version__,
-        tools=list(tools),
+        tools=list(_tools(pool, settings, project_root)),
         log_level="WARNING",
-        middleware=[_Calls(tuple(tool.name for tool in tools))],
+        extensions=[tasks],
+        lifespan=lambda _: tasks.running(),
     )
+    if extra is not None:
+        extra(server)
+    server.middleware.append(_Calls(server))
+    return server
 
 
 def _tools(pool: Engines, settings: Settings, project_root: Path) -> tuple[GemmaTool, ...]:
@@ -76,19 +94,27 @@ class _Calls:
     The SDK answers the one with a tool's result and the other without a reason.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
+    def __init__(self, server: MCPServer) -> None:
+        self._server = server
+        self._names: frozenset[str] = frozenset()
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         if ctx.method == "tools/call" and ctx.params:
-            name = ctx.params.get("name")
-            if isinstance(name, str) and name not in self._names:
-                raise MCPError(INVALID_PARAMS, self._sentence(name))
+            await self._refuse_unknown(ctx.params.get("name"))
             if not isinstance(ctx.params.get("arguments"), dict | None):
                 raise MCPError(INVALID_PARAMS, "`arguments` must be an object.")
         return await call_next(ctx)
 
-    def _sentence(self, name: str) -> str:
-        near = difflib.get_close_matches(name[:100], self._names, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return f"Unknown tool: {name[:100]}.{hint} Tools: {', '.join(self._names)}."
+    async def _refuse_unknown(self, name: object) -> None:
+        if not isinstance(name, str) or name in self._names:
+            return
+        names = [tool.name for tool in await self._server.list_tools()]
+        self._names = frozenset(names)
+        if name not in self._names:
+            raise MCPError(INVALID_PARAMS, _unknown(name, names))
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name[:100], names, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"Unknown tool: {name[:100]}.{hint} Tools: {', '.join(names)}."

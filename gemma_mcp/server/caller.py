@@ -10,6 +10,7 @@ from mcp.server.mcpserver import Context
 from gemma_mcp.errors import ContextOverflowError, InputRefusedError, RequestError
 from gemma_mcp.server.progress import reporting
 from gemma_mcp.server.replies import ChunkStream, Reply, TimeBox, collect
+from gemma_mcp.server.tasks import current_task
 from gemma_mcp.settings import ServerSettings
 from gemma_mcp.wire import (
     ChatCompletionRequest,
@@ -69,8 +70,9 @@ class Caller:
         self._default_model = default_model
 
     def box(self, max_seconds: float | None) -> TimeBox:
-        """The time box of a call that begins now."""
-        return TimeBox(max_seconds or self._settings.max_seconds)
+        """The time box of a call that begins now. Nobody waits at the end of a request for a task."""
+        usual = self._settings.max_seconds if current_task.get() is None else self._settings.task_max_seconds
+        return TimeBox(max_seconds or usual)
 
     def model(self, options: Options) -> str:
         """The model that a call means."""
@@ -95,6 +97,8 @@ class Caller:
         box = options.box
 
         async def report(seconds: float, message: str) -> None:
+            if (task := current_task.get()) is not None:
+                task.say(message)
             await context.report_progress(seconds, message=message)
 
         async with reporting(report, self._settings.progress_interval) as progress:
