@@ -25,12 +25,23 @@ def node_tools() -> Mapping[str, str]:
     """The search path with Node and the clients on it. Without them: skipped, or failed if REQUIRE_CLIENTS is set."""
     folders = [str(MODULES / ".bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     path = os.pathsep.join(folders)
-    missing = _missing(path)
+    _require(_missing(path))
+    return {"PATH": path}
+
+
+@pytest.fixture(scope="session")
+def sdk1() -> Path:
+    """The interpreter whose environment holds the SDK's first generation."""
+    interpreter = Path(sys.prefix) / "sdk1" / "bin" / "python"
+    _require("" if interpreter.exists() else "The older SDK is not installed: make clients")
+    return interpreter
+
+
+def _require(missing: str) -> None:
     if missing and os.environ.get("REQUIRE_CLIENTS"):
         pytest.fail(missing)
     if missing:
         pytest.skip(missing)
-    return {"PATH": path}
 
 
 def _missing(path: str) -> str:
