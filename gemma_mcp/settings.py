@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "BackendSettings",
     "EngineSettings",
+    "HttpSettings",
     "LlamaCppSettings",
     "ModelSettings",
     "ServerSettings",
@@ -83,6 +84,17 @@ class ServerSettings(Section):
     task_keep_seconds: Seconds
 
 
+class HttpSettings(Section):
+    """The MCP server over HTTP: where it listens, and whom it lets in."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=0, le=65535)]
+    allow_remote: bool
+    allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    clients: tuple[str, ...]
+
+
 class Settings(Section):
     """All settings."""
 
@@ -91,3 +103,4 @@ class Settings(Section):
     backend: BackendSettings
     llamacpp: LlamaCppSettings
     server: ServerSettings
+    http: HttpSettings

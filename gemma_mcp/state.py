@@ -33,6 +33,7 @@ __all__ = [
     "remove_state",
     "start_lock_path",
     "state_path",
+    "write_private",
     "write_state",
 ]
 
@@ -116,13 +117,17 @@ def private_folder(folder: Path) -> Path:
 
 
 def write_state(places: Places, state: EngineState) -> None:
-    """Write the state file in one go: a reader sees the old one or the new one."""
-    path = state_path(places)
+    """Write the state file."""
+    write_private(state_path(places), msgspec.json.encode(state))
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file of the user alone in one go: a reader sees the old one or the new one."""
     draft = private_folder(path.parent) / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(state))
+            file.write(data)
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from gemma_mcp.cli.config import config
 from gemma_mcp.cli.demo import demo
 from gemma_mcp.cli.doctor import doctor
 from gemma_mcp.cli.engine import engine
+from gemma_mcp.cli.http import http_token, serve_http
 from gemma_mcp.cli.invocation import Invocation, overriding
 
 __all__ = ["app"]
@@ -27,15 +28,25 @@ def app(arguments: list[str]) -> int | None:
 
 
 @click.command()
+@click.option("--http", "over_http", is_flag=True, help="Serve over HTTP instead, to clients that know the token.")
+@click.option("--host", metavar="ADDRESS", help="With --http: address to listen on (http.host).")
+@click.option("--port", type=click.IntRange(0, 65535), help="With --http: port; 0 takes a free one (http.port).")
 @overriding
 @click.pass_obj
-def serve(given: Invocation) -> None:
+def serve(given: Invocation, over_http: bool, host: str | None, port: int | None) -> None:
     """Serve MCP on stdin and stdout; this is what a client starts."""
     from gemma_mcp.cli.serve import serve as start
+
+    if not over_http and (host is not None or port is not None):
+        raise click.UsageError("--host and --port go with --http.")
+    if over_http:
+        flags = {"http.host": host, "http.port": port}
+        given.overrides |= {key: str(value) for key, value in flags.items() if value is not None}
+        serve_http(given)
 
     start([f"{key}={value}" for key, value in given.overrides.items()])
 
 
 overriding(group)
-for command in (serve, engine, demo, doctor, config):
+for command in (serve, http_token, engine, demo, doctor, config):
     group.add_command(command)

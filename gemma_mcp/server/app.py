@@ -18,6 +18,7 @@ from gemma_mcp.server.complete_code import complete_code_tool
 from gemma_mcp.server.files import TextFiles
 from gemma_mcp.server.generate_text import generate_text_tool
 from gemma_mcp.server.images import ImageLimits, Images
+from gemma_mcp.server.no_files import NoFiles
 from gemma_mcp.server.paths import PathPolicy
 from gemma_mcp.server.sessions import Sessions
 from gemma_mcp.server.tasks import Tasks
@@ -47,12 +48,12 @@ that line says that the starter model answered, it is a toy: tell the user how t
 def build_server(
     pool: Engines,
     settings: Settings,
-    project_root: Path,
+    project_root: Path | None,
     *,
     extra: Callable[[MCPServer], None] | None = None,
     tasks: Tasks | None = None,
 ) -> MCPServer:
-    """A server on `pool`, reading files below `project_root`. Starts nothing: the first call of a tool does.
+    """A server on `pool`, reading files below `project_root`, or none. Starts nothing: the first call of a tool does.
 
     `extra` may add to the server what only a test offers, such as the fixtures of the conformance suite; `tasks` may
     treat these in a way of its own.
@@ -74,10 +75,10 @@ def build_server(
     return server
 
 
-def _tools(pool: Engines, settings: Settings, project_root: Path) -> tuple[GemmaTool, ...]:
+def _tools(pool: Engines, settings: Settings, project_root: Path | None) -> tuple[GemmaTool, ...]:
     limits = settings.server
     caller = Caller(pool, limits, settings.model.default)
-    policy = PathPolicy(project_root)
+    policy = NoFiles() if project_root is None else PathPolicy(project_root)
     files = TextFiles(policy, limits.max_file_bytes, limits.max_files)
     images = Images(policy, ImageLimits(limits.max_images, limits.max_image_bytes, limits.max_image_pixels))
     return (

@@ -20,9 +20,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from gemma_mcp.server.stderr import ErrorPump
+
 __all__ = ["Wire", "serve_stdio"]
 
-PARENT_CHECK = 2.0
+PARENT_CHECK = 1.0
 """Seconds between two looks whether the client still lives."""
 
 GRACE = 0.05
@@ -57,8 +59,9 @@ class Wire:
 
 def serve_stdio(environ: Mapping[str, str]) -> NoReturn:
     """Serve one client until it goes. Never returns; exit status 2 when a setting must be edited."""
+    pump = ErrorPump.install()
     wire = Wire.claim()
-    _end_with_client()
+    _end_with_client(pump)
     code = 1
     try:
         code = _serve(wire, environ)
@@ -66,8 +69,7 @@ def serve_stdio(environ: Mapping[str, str]) -> NoReturn:
         traceback.print_exc()
     finally:
         # Nothing is joined, and nothing that is still buffered for stdout can reach the wire.
-        sys.stderr.flush()
-        os._exit(code)
+        _exit(code, pump)
 
 
 def _serve(wire: Wire, environ: Mapping[str, str]) -> int:
@@ -111,27 +113,33 @@ def _prepared(wire: Wire, environ: Mapping[str, str]) -> Callable[[], Awaitable[
     return run
 
 
-def _end_with_client() -> None:
+def _exit(code: int, pump: ErrorPump | None) -> NoReturn:
+    if pump is None:
+        sys.stderr.flush()
+    else:
+        pump.drain()
+    os._exit(code)
+
+
+def _end_with_client(pump: ErrorPump | None) -> None:
     """End this process on the signals of a client, and when the client is gone without any."""
+
+    def exit_soon() -> None:
+        time.sleep(GRACE)
+        _exit(0, pump)
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        threading.Thread(target=exit_soon, daemon=True).start()
+
+    def watch_parent(lives: Callable[[], bool]) -> None:
+        while lives():
+            time.sleep(PARENT_CHECK)
+        exit_soon()
+
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if number := getattr(signal, name, None):
-            signal.signal(number, _on_signal)
-    threading.Thread(target=_watch_parent, args=(_parent_watch(),), daemon=True).start()
-
-
-def _on_signal(_number: int, _frame: FrameType | None) -> None:
-    threading.Thread(target=_exit_soon, daemon=True).start()
-
-
-def _exit_soon() -> None:
-    time.sleep(GRACE)
-    os._exit(0)
-
-
-def _watch_parent(lives: Callable[[], bool]) -> None:
-    while lives():
-        time.sleep(PARENT_CHECK)
-    _exit_soon()
+            signal.signal(number, on_signal)
+    threading.Thread(target=watch_parent, args=(_parent_watch(),), daemon=True).start()
 
 
 def _parent_watch() -> Callable[[], bool]:

@@ -1,0 +1,162 @@
+"""Serves over HTTP until the user ends it."""
+
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import AsyncExitStack, contextmanager
+from types import FrameType
+
+import uvicorn
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.types import ASGIApp
+
+from gemma_mcp.client.pool import EnginePool
+from gemma_mcp.errors import ConfigError
+from gemma_mcp.places import Places
+from gemma_mcp.server.app import build_server
+from gemma_mcp.server.http_app import MCP_PATH, allowed_names, max_body_bytes, mcp_app
+from gemma_mcp.server.http_clients import HttpClient, Tokens, configured_clients
+from gemma_mcp.server.http_door import Door
+from gemma_mcp.settings import HttpSettings, Settings
+
+__all__ = ["HttpService"]
+
+KEEP_ALIVE_SECONDS = 30
+
+GRACE = 0.3
+"""Seconds between a signal and the end, for what the loop can still send and close."""
+
+WILDCARDS = ("0.0.0.0", "::")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGBREAK,) if sys.platform == "win32" else ()))
+
+
+class HttpService:
+    """A server for each configured client behind one address, all on one pool. Raises ConfigError when made."""
+
+    def __init__(self, settings: Settings, places: Places) -> None:
+        self.clients = configured_clients(settings)
+        self.tokens = Tokens(places).of(client.name for client in self.clients)
+        self.listener = _bind(settings.http)
+        self._settings = settings
+        self._places = places
+
+    @property
+    def remote(self) -> bool:
+        """Whether other machines can reach it."""
+        return not _is_loopback(self._settings.http.host)
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        host = self._settings.http.host
+        if host in WILDCARDS:
+            host = self._settings.http.allowed_hosts[0].partition(":")[0]
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self.listener.getsockname()[1]}{MCP_PATH}"
+
+    async def serve(self) -> None:
+        """Serve until a signal comes."""
+        security = _security(self._settings.http)
+        async with EnginePool(self._settings, self._places) as pool, AsyncExitStack() as stack:
+            apps = {self.tokens[one.name]: await self._open(one, pool, security, stack) for one in self.clients}
+            await _Server(Door(apps, security)).serve([self.listener])
+
+    async def _open(
+        self, client: HttpClient, pool: EnginePool, security: TransportSecuritySettings, stack: AsyncExitStack
+    ) -> ASGIApp:
+        server = build_server(pool, self._settings, client.root)
+        app = mcp_app(server, security, max_body_bytes(self._settings.server))
+        await stack.enter_async_context(app.router.lifespan_context(app))
+        return app
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, except that a signal ends it at once: calls that run are dropped, which frees their place in the engine.
+
+    Clients learn it from their closed connection, as they do from a stdio server's closed pipe.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """See uvicorn, which would raise the signal again afterwards."""
+        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn."""
+        self.should_exit = self.force_exit = True
+        threading.Thread(target=_exit_soon, daemon=True).start()
+
+
+def _exit_soon() -> None:
+    """Whatever still runs then is not waited for."""
+    time.sleep(GRACE)
+    os._exit(0)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _security(given: HttpSettings) -> TransportSecuritySettings:
+    own = () if given.host in WILDCARDS else (f"[{given.host}]" if ":" in given.host else given.host,)
+    return allowed_names((*own, *given.allowed_hosts), given.allowed_origins)
+
+
+def _bind(given: HttpSettings) -> socket.socket:
+    """The socket. Raises ConfigError when the address must not or cannot be used."""
+    if not _is_loopback(given.host) and not given.allow_remote:
+        why = f"other machines can reach {given.host}, and this is plain HTTP"
+        raise ConfigError("settings", "http.host", why, "If you want that, set http.allow_remote to true.")
+    if given.host in WILDCARDS and not given.allowed_hosts:
+        why = f"with {given.host} the names under which clients ask must be given"
+        raise ConfigError("settings", "http.allowed_hosts", why, 'Example: ["gemma.lan"].')
+    try:
+        return _listen(given.host, given.port)
+    except OSError as error:
+        why = f"{given.host} port {given.port} cannot be used ({error.strerror or error})"
+        raise ConfigError(
+            "settings", "http.port", why, "Set http.port to another one, or to 0 for a free one."
+        ) from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if sys.platform == "win32":  # without it another program may bind the same port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:  # after a restart the port is free at once
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
