@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from claude_code import ClaudeCode
+from http_server import serving_http
 
 from gemma_mcp.testing.engines import EngineHome
 
@@ -83,6 +84,19 @@ def server_environment(home: EngineHome) -> dict[str, str]:
 def server_entry(server_environment: dict[str, str]) -> dict[str, object]:
     """Our entry in a client's list of servers."""
     return {"command": sys.executable, "args": ["-m", "gemma_mcp"], "env": server_environment}
+
+
+@pytest.fixture
+def http_entry(home: EngineHome, project: Path) -> Iterator[dict[str, object]]:
+    """The entry of a server that listens on HTTP, with the token."""
+    with serving_http(home.environ, project) as entry:
+        yield entry
+
+
+@pytest.fixture
+def entry(request: pytest.FixtureRequest) -> dict[str, object]:
+    """The entry of the transport that a test is parametrized with, "stdio" or "http"."""
+    return request.getfixturevalue({"stdio": "server_entry", "http": "http_entry"}[request.param])
 
 
 @pytest.fixture

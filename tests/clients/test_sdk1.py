@@ -18,9 +18,9 @@ def texts(result: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture
-def report(sdk1: Path, project: Path, server_entry: dict[str, object]) -> dict[str, Any]:
+def report(sdk1: Path, project: Path, entry: dict[str, object]) -> dict[str, Any]:
     (project / "a.txt").write_text("from a file", encoding="utf-8")
-    command = [str(sdk1), str(SCRIPT), json.dumps(server_entry), str(project)]
+    command = [str(sdk1), str(SCRIPT), json.dumps(entry), str(project)]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=SECONDS, check=False
     )
@@ -28,6 +28,7 @@ def report(sdk1: Path, project: Path, server_entry: dict[str, object]) -> dict[s
     return json.loads(done.stdout)
 
 
+@pytest.mark.parametrize("entry", ["stdio", "http"], indirect=True)
 def test_the_older_sdk_finds_everything_it_knows(report: dict[str, Any]) -> None:
     assert report["hello"]["protocolVersion"] == "2025-11-25"
     assert report["hello"]["serverInfo"]["name"] == "gemma-mcp"
