@@ -83,7 +83,7 @@ def server_environment(home: EngineHome) -> dict[str, str]:
 @pytest.fixture
 def server_entry(server_environment: dict[str, str]) -> dict[str, object]:
     """Our entry in a client's list of servers."""
-    return {"command": sys.executable, "args": ["-m", "gemma_mcp"], "env": server_environment}
+    return {"type": "stdio", "command": sys.executable, "args": ["-m", "gemma_mcp"], "env": server_environment}
 
 
 @pytest.fixture
