@@ -1,12 +1,20 @@
 """MCP servers as ASGI applications: the protocol at /mcp, its own limits, and who may ask under which name."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 from mcp.server import MCPServer
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
+from mcp.types import REQUEST_TIMEOUT
+from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
+from starlette.requests import Request
 
+from gemma_mcp.engine.background import background
 from gemma_mcp.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -41,6 +49,8 @@ def mcp_app(
     Answers 421 to a Host and 403 to an Origin that `security` does not know, and 413 to more than `max_body` bytes.
     `event_store` and `retry_interval` (milliseconds) let clients of the older protocol resume a stream.
     """
+    if event_store is None:
+        server.middleware.append(_end_when_left)
     return server.streamable_http_app(
         streamable_http_path=MCP_PATH,
         transport_security=security,
@@ -50,6 +60,26 @@ def mcp_app(
         event_store=event_store,
         retry_interval=retry_interval,
     )
+
+
+async def _end_when_left(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Cancels a tool whose client closed the connection: nobody can fetch the result any more.
+
+    The SDK does so for the newer protocol only; in the older one the client might come back to a stored stream.
+    """
+    request = cast("Request[Any] | None", ctx.request)
+    if ctx.method != "tools/call" or ctx.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS or request is None:
+        return await call_next(ctx)
+    with anyio.CancelScope() as scope:
+        async with background(partial(_cancel_when_left, request, scope)):
+            return await call_next(ctx)
+    raise MCPError(REQUEST_TIMEOUT, "The client left.")
+
+
+async def _cancel_when_left(request: "Request[Any]", scope: anyio.CancelScope) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
 
 
 def allowed_names(hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> TransportSecuritySettings:
