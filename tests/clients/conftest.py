@@ -18,6 +18,8 @@ MODULES = Path(__file__).parent / "node_modules"
 OLDEST_NODE = (22, 19)
 """What MCP Inspector 2.12 asks for."""
 
+PROGRAMS = ("claude", "conformance", "mcp-inspector")
+
 Client = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -53,7 +55,7 @@ def _missing(path: str) -> str:
     version = tuple(int(part) for part in re.findall(r"\d+", told)[:2])
     if version < OLDEST_NODE:
         return f"Node {told.strip()} is too old: make clients"
-    absent = [name for name in ("mcp-inspector", "claude") if not shutil.which(name, path=str(MODULES / ".bin"))]
+    absent = [name for name in PROGRAMS if not shutil.which(name, path=str(MODULES / ".bin"))]
     return f"{' and '.join(absent)} not installed: make clients" if absent else ""
 
 
@@ -95,8 +97,9 @@ def http_entry(home: EngineHome, project: Path) -> Iterator[dict[str, object]]:
 
 @pytest.fixture
 def entry(request: pytest.FixtureRequest) -> dict[str, object]:
-    """The entry of the transport that a test is parametrized with, "stdio" or "http"."""
-    return request.getfixturevalue({"stdio": "server_entry", "http": "http_entry"}[request.param])
+    """The entry for stdio, or for the transport that a test is parametrized with."""
+    transport = getattr(request, "param", "stdio")
+    return request.getfixturevalue({"stdio": "server_entry", "http": "http_entry"}[transport])
 
 
 @pytest.fixture
@@ -120,6 +123,6 @@ def run_client(node_tools: Mapping[str, str], project: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def claude(node_tools: Mapping[str, str], project: Path, tmp_path: Path, server_entry: dict[str, object]) -> ClaudeCode:
+def claude(node_tools: Mapping[str, str], project: Path, tmp_path: Path, entry: dict[str, object]) -> ClaudeCode:
     """Claude Code, knowing our server and no other."""
-    return ClaudeCode(MODULES / ".bin" / "claude", tmp_path, project, node_tools["PATH"], server_entry)
+    return ClaudeCode(MODULES / ".bin" / "claude", tmp_path, project, node_tools["PATH"], entry)

@@ -21,6 +21,8 @@ from starlette.routing import Route
 
 __all__ = ["KEY", "LAST_WORD", "MessagesApi", "ToolUse", "playing", "text_of"]
 
+LOADING = "toolu_loading"
+
 KEY = "sk-ant-api03-no-key-at-all-only-a-name-that-looks-like-one"
 """What the client sends as its key. Nobody checks it."""
 
@@ -64,11 +66,11 @@ class MessagesApi:
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """The results of tools that the model was shown, in the order of the longest conversation."""
+        """The results of our tools that the model was shown, in the order of the longest conversation."""
         talks = [body["messages"] for body in list(self.bodies)]
         blocks = [[block for message in talk for block in _blocks(message)] for talk in talks]
         found = [[block for block in talk if block.get("type") == "tool_result"] for talk in blocks]
-        return max(found, key=len) if found else []
+        return [block for block in max(found, key=len) if block["tool_use_id"] != LOADING] if found else []
 
     @property
     def everything(self) -> str:
@@ -84,9 +86,13 @@ class MessagesApi:
         return StreamingResponse(_events(message), media_type="text/event-stream")
 
     def _say(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-        done = sum(message["role"] == "assistant" for message in body["messages"])
+        """First it looks our tools up, as models do, which waits for a server that is still connecting."""
+        done = sum(message["role"] == "assistant" for message in body["messages"]) - 1
         if not body.get("tools") or done >= len(self.script):
             return [{"type": "text", "text": LAST_WORD}]
+        if done < 0:
+            query = {"query": "select:mcp__gemma__generate_text", "max_results": 1}
+            return [{"type": "tool_use", "id": LOADING, "name": "ToolSearch", "input": query}]
         turn = self.script[done]
         uses = turn() if callable(turn) else turn
         return [use.block(f"{done}_{place}") for place, use in enumerate(uses)]

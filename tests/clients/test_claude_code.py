@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,17 @@ def test_a_server_added_as_json_connects(run_client: Client, server_entry: dict[
     added = run_client("claude", "mcp", "add-json", "gemma", json.dumps(server_entry))
     assert added.returncode == 0, added.stdout + added.stderr
     assert line_of("gemma", run_client("claude", "mcp", "list")).endswith("Connected")
+
+
+def test_a_server_on_http_added_by_command_connects(run_client: Client, http_entry: dict[str, Any]) -> None:
+    (header,) = http_entry["headers"].items()
+    known = ["gemma", http_entry["url"], "--header", ": ".join(header)]
+    added = run_client("claude", "mcp", "add", "--transport", "http", *known)
+    assert added.returncode == 0, added.stdout + added.stderr
+    assert run_client("claude", "mcp", "add", "--transport", "http", "stranger", http_entry["url"]).returncode == 0
+    listed = run_client("claude", "mcp", "list")
+    assert line_of("gemma", listed).endswith("Connected")
+    assert not line_of("stranger", listed).endswith("Connected")
 
 
 def test_a_server_whose_settings_are_wrong_does_not_connect(

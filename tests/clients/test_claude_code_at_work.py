@@ -25,6 +25,7 @@ def records_of(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.parametrize("entry", ["stdio", "http"], indirect=True)
 def test_a_file_named_by_path_is_worked_on_and_never_sent_to_the_service(claude: ClaudeCode, project: Path) -> None:
     ledger = "the vault opens at noon\n" * 100
     (project / "ledger.txt").write_text(ledger, encoding="utf-8")

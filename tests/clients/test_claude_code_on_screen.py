@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx2
+import psutil
 import pytest
 from claude_code import ClaudeCode, servers_of
 from messages_api import LAST_WORD, ToolUse, playing, text_of
@@ -52,25 +53,41 @@ def test_progress_is_seen_while_the_model_works(claude: ClaudeCode, hold: Path) 
 
 
 async def test_the_escape_key_ends_the_call_in_the_engine_and_not_the_server(
-    claude: ClaudeCode, home: EngineHome, hold: Path, server_entry: dict[str, Any], tmp_path: Path
+    claude: ClaudeCode, home: EngineHome, hold: Path, entry: dict[str, Any], tmp_path: Path
 ) -> None:
     record = tmp_path / "sent.jsonl"
-    server_entry["args"] = [str(RECORDER), str(record), sys.executable, *server_entry["args"]]
-    with playing([ToolUse("generate_text", {"prompt": f"!hold {hold} never"})]) as api, claude.on_screen(api) as screen:
-        ask(screen, "Go on.")
-        screen.wait_for("⎿  reading ")
-        (server,) = servers_of(home)
-        assert await running(home) == 1
-        screen.press_escape()
-        screen.wait_for("Interrupted")
-        with anyio.fail_after(SECONDS):
-            while await running(home):
-                await anyio.sleep(0.05)
-        assert servers_of(home) == [server]
+    entry["args"] = [str(RECORDER), str(record), sys.executable, *entry["args"]]
+    with playing(endless(hold)) as api, claude.on_screen(api) as screen:
+        (server,) = await ask_and_escape(screen, home)
+        assert server.is_running()
     sent = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
     (call,) = [message for message in sent if message["method"] == "tools/call"]
     (cancelled,) = [message for message in sent if message["method"] == "notifications/cancelled"]
     assert cancelled["params"]["requestId"] == call["id"]
+
+
+@pytest.mark.parametrize("entry", ["http"], indirect=True)
+async def test_the_escape_key_ends_a_call_over_http_too(claude: ClaudeCode, home: EngineHome, hold: Path) -> None:
+    with playing(endless(hold)) as api, claude.on_screen(api) as screen:
+        await ask_and_escape(screen, home)
+
+
+def endless(hold: Path) -> list[ToolUse]:
+    return [ToolUse("generate_text", {"prompt": f"!hold {hold} never", "max_seconds": 3600})]
+
+
+async def ask_and_escape(screen: "Terminal", home: EngineHome) -> list[psutil.Process]:
+    """Once the model works on the call, press the key and wait until nothing runs. Gives the servers on stdio."""
+    ask(screen, "Go on.")
+    screen.wait_for("⎿  reading ")
+    servers = servers_of(home)
+    assert await running(home) == 1
+    screen.press_escape()
+    screen.wait_for("Interrupted")
+    with anyio.fail_after(SECONDS):
+        while await running(home):
+            await anyio.sleep(0.05)
+    return servers
 
 
 async def running(home: EngineHome) -> float:
