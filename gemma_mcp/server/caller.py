@@ -103,13 +103,13 @@ class Caller:
 
         async with reporting(report, self._settings.progress_interval) as progress:
             try:
-                return await collect(send(_timed(request, box)), request.model, box, progress)
+                return await collect(send(_timed(request, box)), request.model, box, progress, request.max_tokens)
             except ContextOverflowError as error:
                 room = error.context_length - error.prompt_tokens
                 if options.max_tokens is not None or not FEWEST_TOKENS <= room < (request.max_tokens or 0):
                     raise
             shorter = request.model_copy(update={"max_tokens": room})
-            reply = await collect(send(_timed(shorter, box)), request.model, box, progress)
+            reply = await collect(send(_timed(shorter, box)), request.model, box, progress, room)
         return replace(reply, notes=(f"the context has room for {room} tokens of reply",))
 
     def _options(self, options: Options) -> dict[str, Any]:

@@ -28,6 +28,8 @@ __all__ = ["HttpService"]
 
 KEEP_ALIVE_SECONDS = 30
 
+BACKLOG = 128
+
 GRACE = 0.3
 """Seconds between a signal and the end, for what the loop can still send and close."""
 
@@ -156,6 +158,7 @@ def _listen(host: str, port: int) -> socket.socket:
         else:  # after a restart the port is free at once
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)  # who comes before the loop runs waits for it
     except OSError:
         listener.close()
         raise

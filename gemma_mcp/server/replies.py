@@ -8,6 +8,7 @@ from time import monotonic
 import anyio
 
 from gemma_mcp.errors import DeadlineError, RemoteError
+from gemma_mcp.server.pace import Pace, duration
 from gemma_mcp.server.progress import LONGEST_MESSAGE, Progress
 from gemma_mcp.wire import ChatCompletion, Choice, ModelCard, WireTimings, WireUsage
 
@@ -53,14 +54,19 @@ class Reply:
 class Transcript:
     """Takes the chunks of one stream."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, box: TimeBox, max_tokens: int | None = None) -> None:
+        self._box = box
+        self._max_tokens = max_tokens
         self._card = ModelCard(model=model)
         self._pieces: list[str] = []
         self._tokens = 0
-        self._first_text = 0.0
+        self._decode: Pace | None = None
+        self._loading: Pace | None = None
+        self._prefill: Pace | None = None
         self._usage: WireUsage | None = None
         self._timings: WireTimings | None = None
         self.finish_reason: str | None = None
+        self._rate = self._left = ""
         self.waiting = "waiting for the engine"
 
     @property
@@ -71,12 +77,18 @@ class Transcript:
     @property
     def status(self) -> str:
         """One line for a progress message."""
-        if not self._pieces:
-            return self.waiting
-        seconds = monotonic() - self._first_text
-        rate = f"{self._tokens / seconds:.0f} tok/s · " if seconds > 0 and self._tokens > 1 else ""
-        head = f"{rate}{self._tokens:,} token{'' if self._tokens == 1 else 's'} · "
+        if self._decode is None:
+            return self._rate + self.waiting + self._left
+        rate = self._decode.rate(self._tokens)
+        head = (f"{rate:.0f} tok/s · " if rate else "") + f"{self._tokens:,} token{'' if self._tokens == 1 else 's'} · "
+        head += self._most_left(rate)
         return head + self._newest(LONGEST_MESSAGE - len(head))
+
+    def _most_left(self, rate: float) -> str:
+        """The longest that it can still take: until max_tokens at this rate, or until the time box closes."""
+        if not rate or self._max_tokens is None:
+            return ""
+        return f"≤ {duration(min((self._max_tokens - self._tokens) / rate, self._box.remaining))} left · "
 
     def take(self, chunk: ChatCompletion) -> None:
         """Note what a chunk brings."""
@@ -98,19 +110,29 @@ class Transcript:
 
     def _take_waiting(self, chunk: ChatCompletion) -> None:
         if chunk.loading is not None:
-            self.waiting = f"loading {chunk.loading * 100:.0f} %"
+            self._loading = self._loading or Pace(chunk.loading)
+            rate = self._loading.rate(chunk.loading)
+            self._say(f"loading {chunk.loading * 100:.0f} %", "", rate and (1 - chunk.loading) / rate)
         elif chunk.queue_place is not None:
-            self.waiting = f"queued, place {chunk.queue_place}"
+            self._say(f"queued, place {chunk.queue_place}")
         elif chunk.prompt_progress is not None:
-            read = chunk.prompt_progress
-            self.waiting = f"reading {read.processed:,} of {read.total:,} tokens"
+            done, total = chunk.prompt_progress.processed, chunk.prompt_progress.total
+            self._prefill = self._prefill or Pace(done)
+            rate = self._prefill.rate(done)
+            self._say(f"reading {done:,} of {total:,} tokens", f"{rate:.0f} tok/s", rate and (total - done) / rate)
+
+    def _say(self, waiting: str, rate: str = "", left: float = 0.0) -> None:
+        """What goes on before the first text; `left` are seconds, 0 when they are not known."""
+        self.waiting = waiting
+        self._rate = f"{rate} · " if rate and left else ""
+        self._left = f" · {duration(left)} left" if left else ""
 
     def _take_choice(self, choice: Choice) -> None:
         text = (choice.delta.content if choice.delta else None) or choice.text or ""
         if text:
-            self._first_text = self._first_text or monotonic()
             self._pieces.append(text)
             self._tokens += 1
+            self._decode = self._decode or Pace(1)
         self.finish_reason = choice.finish_reason or self.finish_reason
 
     def _newest(self, room: int) -> str:
@@ -119,9 +141,11 @@ class Transcript:
         return line if len(line) <= room else "…" + line[1 - room :]
 
 
-async def collect(stream: ChunkStream, model: str, box: TimeBox, progress: Progress) -> Reply:
+async def collect(
+    stream: ChunkStream, model: str, box: TimeBox, progress: Progress, max_tokens: int | None = None
+) -> Reply:
     """Read a stream to its end or until the time box closes. Leaving the stream ends the engine's work on it."""
-    transcript = Transcript(model)
+    transcript = Transcript(model, box, max_tokens)
     progress.say(transcript.status)
     with anyio.move_on_after(box.remaining + GRACE) as scope:
         async with stream as chunks:

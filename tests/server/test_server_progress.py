@@ -1,3 +1,4 @@
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -36,18 +37,23 @@ class Watcher:
 
 @pytest.mark.parametrize("era", ["2026-07-28", "legacy"])
 async def test_progress_tells_of_queue_load_prefill_and_text(
-    connect: Connect, engines: ScriptedEngines, era: str
+    connect: Connect, engines: ScriptedEngines, monkeypatch: pytest.MonkeyPatch, era: str
 ) -> None:
     watcher = Watcher()
+    monkeypatch.setattr("gemma_mcp.server.pace.SHORTEST", 0.0)
     engines.play(
         [
             watcher.gate("waiting for the engine"),
             LOADING,
             watcher.gate("loading 40 %"),
+            chunk(loading=0.8),
+            watcher.gate("loading 80 %"),
             QUEUED,
             watcher.gate("queued, place 2"),
             READING,
             watcher.gate("reading 1,024 of 4,000 tokens"),
+            chunk(prompt_progress={"total": 4000, "cache": 1000, "processed": 2048, "time_ms": 9}),
+            watcher.gate("reading 2,048 of 4,000 tokens"),
             said("Once upon\n"),
             watcher.gate("1 token · Once upon"),
             *[said(f"word{n} ") for n in range(100)],
@@ -64,9 +70,15 @@ async def test_progress_tells_of_queue_load_prefill_and_text(
     steps = [progress for progress, _, _ in watcher.seen]
     assert all(before < after for before, after in pairwise(steps))
     assert all(len(message) <= 200 and "\n" not in message for message in watcher.messages)
-    rate, tokens, newest = watcher.messages[-1].split(" · ")
+    rate, reading, left = next(message for message in watcher.messages if "2,048" in message).split(" · ")
+    assert rate.endswith(" tok/s")
+    assert reading == "reading 2,048 of 4,000 tokens"
+    assert left.endswith(" s left")
+    assert "loading 80 % · " in " ".join(watcher.messages)
+    rate, tokens, left, newest = watcher.messages[-1].split(" · ")
     assert rate.endswith(" tok/s")
     assert tokens == "101 tokens"
+    assert re.fullmatch(r"≤ \d+ s left", left)
     assert newest.startswith("…")
     assert newest.endswith("word98 word99")
     assert len(watcher.messages[-1]) == 200
