@@ -17,7 +17,7 @@ setup: $(VENV)/.setup ## Build .venv with the llama.cpp runtime (compiles it: so
 
 dev: $(VENV)/.dev ## The same, with what checks and tests need
 
-clients: tests/clients/node_modules/.installed ## Install the MCP clients that the tests talk to the server with
+clients: tests/clients/node_modules/.installed $(VENV)/sdk1/.installed ## Install the MCP clients that the tests talk to the server with
 
 demo: setup ## Call all four tools through a real MCP client and show what they answer
 	$(BIN)/gemma-mcp demo
@@ -43,6 +43,7 @@ lock: dev ## Write the lock files anew, with the newest versions that fit
 		-o requirements/llamacpp.txt pyproject.toml
 	$(COMPILE) --custom-compile-command 'make lock' --extra llamacpp --group dev -c requirements/llamacpp.txt \
 		-o requirements/dev.txt pyproject.toml
+	$(COMPILE) --custom-compile-command 'make lock' --group sdk1 -o requirements/sdk1.txt
 	PATH=$(abspath $(BIN)):$$PATH npm --prefix tests/clients install --package-lock-only --ignore-scripts \
 		--omit-lockfile-registry-resolved --no-audit --no-fund
 
@@ -73,4 +74,11 @@ $(VENV)/.dev: $(VENV)/.setup requirements/dev.txt
 tests/clients/node_modules/.installed: $(VENV)/.dev tests/clients/package.json tests/clients/package-lock.json
 	PATH=$(abspath $(BIN)):$$PATH npm --prefix tests/clients ci --ignore-scripts --no-audit --no-fund
 	$(BIN)/node tests/clients/node_modules/@anthropic-ai/claude-code/install.cjs
+	@touch $@
+
+# The older SDK cannot stand beside the one that the server uses.
+$(VENV)/sdk1/.installed: $(VENV)/.dev requirements/sdk1.txt
+	$(BIN)/python -m venv --clear --without-pip $(VENV)/sdk1
+	$(BIN)/python -m pip --python $(VENV)/sdk1/bin/python install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements/sdk1.txt
 	@touch $@

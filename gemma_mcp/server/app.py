@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mcp.server import MCPServer
+from mcp.server import CacheHint, MCPServer
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS
@@ -46,6 +46,9 @@ Every result ends with a line in brackets: model, device, why it ended, tokens, 
 back what it has after max_seconds (50 by default). If a model is still loading then, call again: loading goes on. If \
 that line says that the starter model answered, it is a toy: tell the user how to get a real one."""
 
+UNCHANGING = CacheHint(ttl_ms=300_000)
+"""For what stays the same as long as a server lives; a client that outlives it, as over HTTP, asks again soon."""
+
 
 def build_server(
     pool: Engines,
@@ -71,6 +74,7 @@ def build_server(
         tools=list(_tools(pool, settings, project_root, sessions)),
         log_level="WARNING",
         extensions=[tasks],
+        cache_hints={"server/discover": UNCHANGING, "tools/list": UNCHANGING, "prompts/list": UNCHANGING},
         lifespan=lambda _: tasks.running(),
     )
     add_session_resource(server, sessions)

@@ -5,18 +5,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from claude_code import ClaudeCode
+from http_server import serving_http
 
-from gemma_mcp.client.pool import EnginePool
-from gemma_mcp.places import Places
-from gemma_mcp.settings_sources import load_settings
+from gemma_mcp.testing.engines import EngineHome
 
 MODULES = Path(__file__).parent / "node_modules"
 OLDEST_NODE = (22, 19)
 """What MCP Inspector 2.12 asks for."""
+
+PROGRAMS = ("claude", "conformance", "mcp-inspector")
 
 Client = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -26,12 +28,23 @@ def node_tools() -> Mapping[str, str]:
     """The search path with Node and the clients on it. Without them: skipped, or failed if REQUIRE_CLIENTS is set."""
     folders = [str(MODULES / ".bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     path = os.pathsep.join(folders)
-    missing = _missing(path)
+    _require(_missing(path))
+    return {"PATH": path}
+
+
+@pytest.fixture(scope="session")
+def sdk1() -> Path:
+    """The interpreter whose environment holds the SDK's first generation."""
+    interpreter = Path(sys.prefix) / "sdk1" / "bin" / "python"
+    _require("" if interpreter.exists() else "The older SDK is not installed: make clients")
+    return interpreter
+
+
+def _require(missing: str) -> None:
     if missing and os.environ.get("REQUIRE_CLIENTS"):
         pytest.fail(missing)
     if missing:
         pytest.skip(missing)
-    return {"PATH": path}
 
 
 def _missing(path: str) -> str:
@@ -42,7 +55,7 @@ def _missing(path: str) -> str:
     version = tuple(int(part) for part in re.findall(r"\d+", told)[:2])
     if version < OLDEST_NODE:
         return f"Node {told.strip()} is too old: make clients"
-    absent = [name for name in ("mcp-inspector", "claude") if not shutil.which(name, path=str(MODULES / ".bin"))]
+    absent = [name for name in PROGRAMS if not shutil.which(name, path=str(MODULES / ".bin"))]
     return f"{' and '.join(absent)} not installed: make clients" if absent else ""
 
 
@@ -54,13 +67,39 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineHome]:
+    """Where the servers of a module's tests keep their files, with the echo model and one engine for all of them."""
+    settings = {"GEMMA_MCP_MODEL_DEFAULT": "echo", "GEMMA_MCP_SERVER_PROGRESS_INTERVAL": "0.1"}
+    home = EngineHome(tmp_path_factory.mktemp("gemma"), settings)
+    yield home
+    home.end()
+
+
 @pytest.fixture
-async def server_environment(tmp_path: Path) -> AsyncGenerator[dict[str, str]]:
-    """What the server is told: a home of its own and the echo model. An engine that it starts is stopped."""
-    environment = {"GEMMA_MCP_HOME": str(tmp_path / "home"), "GEMMA_MCP_MODEL_DEFAULT": "echo"}
-    yield environment
-    async with EnginePool(load_settings(environment).settings, Places.find(environment)) as pool:
-        await pool.stop()
+def server_environment(home: EngineHome) -> dict[str, str]:
+    """What a client's configuration tells the server."""
+    return {name: value for name, value in home.environ.items() if name.startswith("GEMMA_MCP_")}
+
+
+@pytest.fixture
+def server_entry(server_environment: dict[str, str]) -> dict[str, object]:
+    """Our entry in a client's list of servers."""
+    return {"type": "stdio", "command": sys.executable, "args": ["-m", "gemma_mcp"], "env": server_environment}
+
+
+@pytest.fixture
+def http_entry(home: EngineHome, project: Path) -> Iterator[dict[str, object]]:
+    """The entry of a server that listens on HTTP, with the token."""
+    with serving_http(home.environ, project) as entry:
+        yield entry
+
+
+@pytest.fixture
+def entry(request: pytest.FixtureRequest) -> dict[str, object]:
+    """The entry for stdio, or for the transport that a test is parametrized with."""
+    transport = getattr(request, "param", "stdio")
+    return request.getfixturevalue({"stdio": "server_entry", "http": "http_entry"}[transport])
 
 
 @pytest.fixture
@@ -81,3 +120,9 @@ def run_client(node_tools: Mapping[str, str], project: Path, tmp_path: Path) -> 
         )
 
     return run
+
+
+@pytest.fixture
+def claude(node_tools: Mapping[str, str], project: Path, tmp_path: Path, entry: dict[str, object]) -> ClaudeCode:
+    """Claude Code, knowing our server and no other."""
+    return ClaudeCode(MODULES / ".bin" / "claude", tmp_path, project, node_tools["PATH"], entry)

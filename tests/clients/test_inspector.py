@@ -1,3 +1,5 @@
+"""MCP Inspector's command line, in the three ways it can speak to a server, over both transports."""
+
 import json
 import subprocess
 import sys
@@ -11,46 +13,67 @@ pytestmark = pytest.mark.clients
 
 Client = Callable[..., subprocess.CompletedProcess[str]]
 TOOLS = ["generate_text", "complete_code", "analyze_image", "chat"]
+RECORDER = Path(__file__).with_name("recorder.py")
+
+each_transport = pytest.mark.parametrize("entry", ["stdio", "http"], indirect=True)
+each_era = pytest.mark.parametrize("era", ["legacy", "auto", "modern"])
 
 
 @pytest.fixture
-def inspect(run_client: Client, project: Path, server_environment: dict[str, str]) -> Client:
-    """Run MCP Inspector's command line on the server."""
-    entry = {"command": sys.executable, "args": ["-m", "gemma_mcp"], "env": server_environment}
-    config = project / "inspector.json"
-    config.write_text(json.dumps({"mcpServers": {"gemma": entry}}), encoding="utf-8")
+def inspect(run_client: Client, project: Path, entry: dict[str, object]) -> Client:
+    """Run the command line on the server."""
 
-    def run(era: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(era: str, method: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        config = project / "inspector.json"
+        config.write_text(json.dumps({"mcpServers": {"gemma": entry}}), encoding="utf-8")
         options = ["--cli", "--config", str(config), "--server", "gemma", "--protocol-era", era, "--format", "json"]
-        return run_client("mcp-inspector", *options, *arguments)
+        return run_client("mcp-inspector", *options, "--method", method, *arguments)
 
     return run
 
 
+def call(inspect: Client, era: str, **arguments: Any) -> subprocess.CompletedProcess[str]:
+    return inspect(era, "tools/call", "--tool-name", "generate_text", "--tool-args-json", json.dumps(arguments))
+
+
 def payload(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
     return told.get("result", told)
 
 
-@pytest.mark.parametrize("era", ["legacy", "modern"])
-def test_the_tools_satisfy_the_inspector_at_its_strictest(inspect: Client, era: str) -> None:
-    done = inspect(era, "--method", "tools/list", "--strict")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [tool["name"] for tool in payload(done)["tools"]] == TOOLS
-
-
-@pytest.mark.parametrize("era", ["legacy", "modern"])
-def test_a_tool_answers_the_inspector(inspect: Client, era: str) -> None:
-    arguments = json.dumps({"prompt": "Hello from the inspector"})
-    done = inspect(era, "--method", "tools/call", "--tool-name", "generate_text", "--tool-args-json", arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer, line = payload(done)["content"]
-    assert answer["text"] == "Hello from the inspector"
+@each_transport
+@each_era
+def test_the_tools_satisfy_the_inspector_at_its_strictest_and_answer(inspect: Client, project: Path, era: str) -> None:
+    listed = payload(inspect(era, "tools/list", "--strict"))
+    assert [tool["name"] for tool in listed["tools"]] == TOOLS
+    (project / "a.txt").write_text("from a file", encoding="utf-8")
+    answer, line = payload(call(inspect, era, prompt="Say it.", files=["a.txt"]))["content"]
+    assert answer["text"] == '<file path="a.txt">\nfrom a file\n</file>\n\nSay it.'
     assert line["text"].startswith("[echo · ")
 
 
-def test_a_refusal_reaches_the_inspector_as_a_tool_error(inspect: Client) -> None:
-    arguments = json.dumps({"prompt": "x", "modell": "y"})
-    done = inspect("modern", "--method", "tools/call", "--tool-name", "generate_text", "--tool-args-json", arguments)
+@each_transport
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_a_refusal_reaches_the_inspector_as_a_tool_error(inspect: Client, era: str) -> None:
+    done = call(inspect, era, prompt="x", modell="y")
     assert done.returncode == 5
-    assert "model" in done.stdout + done.stderr
+    assert "`modell`" in done.stdout + done.stderr
+
+
+@each_era
+@pytest.mark.parametrize("entry", ["stdio"], indirect=True)
+def test_prompts_and_resources_are_listed(inspect: Client, era: str) -> None:
+    assert payload(inspect(era, "prompts/list"))["prompts"] == []
+    assert payload(inspect(era, "resources/list"))["resources"] == []
+
+
+@pytest.mark.parametrize("entry", ["stdio"], indirect=True)
+def test_a_call_that_lasts_is_a_task_for_the_inspector(inspect: Client, entry: dict[str, Any], tmp_path: Path) -> None:
+    record = tmp_path / "sent.jsonl"
+    entry["args"] = [str(RECORDER), str(record), sys.executable, *entry["args"]]
+    answer, _ = payload(call(inspect, "modern", prompt="!slow 0.2 ten_tokens"))["content"]
+    assert answer["text"] == "ten_tokens"
+    asked = [json.loads(line)["method"] for line in record.read_text(encoding="utf-8").splitlines()]
+    assert asked.count("tools/call") == 1
+    assert "tasks/get" in asked

@@ -95,6 +95,14 @@ class RawClient:
                     return
         raise AssertionError("no progress")
 
+    def error_with(self, text: str) -> str:
+        """The next line on stderr with that text in it."""
+        with self._watched():
+            for line in self._errors:
+                if text.encode() in line:
+                    return line.decode()
+        raise AssertionError("stderr has ended")
+
     def close_input(self) -> None:
         self._input.close()
         self.process.stdin = None

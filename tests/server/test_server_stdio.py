@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from scripted_engine import error_of, texts
 from server_pipes import SECONDS, SERVE, client_of, home_in, serving
 
 from gemma_mcp.testing.engines import EngineHome
+
+SOON = 3.0
+"""Seconds. A server takes 0.2 to end on a machine that has nothing else to do, and may take 0.5."""
 
 ERAS = ["2026-07-28", "legacy"]
 STARTER = Path(__file__).parents[2] / "gemma_mcp" / "starter" / "starter.gguf"
@@ -186,6 +190,23 @@ def test_nothing_but_the_protocol_is_on_stdout(environ: dict[str, str], project:
     assert errors.count("native") == errors.count("child") == 2
 
 
+CHATTY = NOISY.replace("def noise():", "def noise():\n    os.write(2, b'x' * 1_000_000)\n\ndef unused():")
+
+
+def test_a_client_that_never_reads_stderr_does_not_stop_the_server(environ: dict[str, str], project: Path) -> None:
+    """A pipe takes 64 KiB, this server writes a MiB on each occasion."""
+    with serving(environ, project, sys.executable, "-c", CHATTY) as server:
+        server.start()
+        for identity in (1, 2):
+            server.send(server.call(identity, prompt="still here"))
+            assert server.answer(identity)["result"]["content"][0]["text"] == "still here"
+        assert re.fullmatch(
+            r"\[[\d,]+ bytes of stderr were dropped: nobody read them\]\n", server.error_with("dropped")
+        )
+        server.close_input()
+        assert server.end()[:2] == (0, b"")
+
+
 def test_stderr_is_quiet(environ: dict[str, str], project: Path) -> None:
     with serving(environ, project) as server:
         server.start()
@@ -206,9 +227,11 @@ def test_a_signal_ends_the_server_at_once(
         if busy:
             server.send(server.call(1, prompt=f"!hold {project / 'never'} x"))
             server.wait_for_progress()
+        started = time.monotonic()
         server.process.send_signal(number)
         status, _, errors = server.end()
     assert (status, errors) == (0, "")
+    assert time.monotonic() - started < SOON
 
 
 def test_the_end_of_input_ends_the_server_in_the_middle_of_a_call(environ: dict[str, str], project: Path) -> None:
@@ -216,8 +239,10 @@ def test_the_end_of_input_ends_the_server_in_the_middle_of_a_call(environ: dict[
         server.start()
         server.send(server.call(1, prompt=f"!hold {project / 'never'} x"))
         server.wait_for_progress()
+        started = time.monotonic()
         server.close_input()
         assert server.end()[0] == 0
+    assert time.monotonic() - started < SOON
 
 
 def test_the_end_of_input_before_any_request_is_no_error(environ: dict[str, str], project: Path) -> None:
@@ -241,8 +266,10 @@ def test_a_client_that_dies_takes_its_server_along(environ: dict[str, str], proj
         gave_up = threading.Event()
         watchdog = threading.Timer(SECONDS, lambda: (gave_up.set(), child.kill()))
         watchdog.start()
+        started = time.monotonic()
         server.process.kill()
         server.end()  # reads until nobody holds the other end of stdout
+        assert time.monotonic() - started < 2 + SOON
         watchdog.cancel()
         assert not gave_up.is_set()
 
