@@ -17,7 +17,7 @@ from gemma_mcp.server.arguments import (
     ModelName,
 )
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.images import LONGEST_SIDE, Images, PreparedImage
+from gemma_mcp.server.inputs.images import LONGEST_SIDE, Images, PreparedImage
 from gemma_mcp.server.replies import TimeBox
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.tool import GemmaTool

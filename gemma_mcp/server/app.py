@@ -14,10 +14,10 @@ from gemma_mcp.server.analyze_image import analyze_image_tool
 from gemma_mcp.server.caller import Caller, Engines
 from gemma_mcp.server.chat import chat_tool
 from gemma_mcp.server.complete_code import complete_code_tool
-from gemma_mcp.server.files import TextFiles
+from gemma_mcp.server.inputs.files import TextFiles
 from gemma_mcp.server.generate_text import generate_text_tool
-from gemma_mcp.server.images import ImageLimits, Images
-from gemma_mcp.server.paths import PathPolicy
+from gemma_mcp.server.inputs.images import ImageLimits, Images
+from gemma_mcp.server.inputs.paths import PathPolicy
 from gemma_mcp.server.sessions import Sessions
 from gemma_mcp.server.tool import GemmaTool
 from gemma_mcp.settings import Settings

@@ -18,8 +18,8 @@ from gemma_mcp.server.arguments import (
     ModelName,
 )
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.files import TextFiles, compose
-from gemma_mcp.server.images import Images
+from gemma_mcp.server.inputs.files import TextFiles, compose
+from gemma_mcp.server.inputs.images import Images
 from gemma_mcp.server.replies import Reply
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.sessions import Session, Sessions

@@ -13,7 +13,7 @@ from gemma_mcp.chat.messages import Message
 from gemma_mcp.errors import ContextOverflowError, InvalidReplyError, RequestError, UnsupportedError
 from gemma_mcp.server.arguments import Arguments, MaxSeconds, MaxTokens, ModelName
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.files import TextFiles
+from gemma_mcp.server.inputs.files import TextFiles
 from gemma_mcp.server.insertion import LineEnds, is_prose, split_at, to_lf, without_tail
 from gemma_mcp.server.replies import Reply
 from gemma_mcp.server.results import result_of

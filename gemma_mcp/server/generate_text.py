@@ -17,7 +17,7 @@ from gemma_mcp.server.arguments import (
     SystemText,
 )
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.files import TextFiles, compose
+from gemma_mcp.server.inputs.files import TextFiles, compose
 from gemma_mcp.server.replies import TimeBox
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.tool import GemmaTool

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from scripted_engine import Connect, ScriptedEngines, error_of
 
-from gemma_mcp.server.files import split_lines
-from gemma_mcp.server.paths import project_root
+from gemma_mcp.server.inputs.files import split_lines
+from gemma_mcp.server.inputs.paths import project_root
 
 
 async def refusal(connect: Connect, *files: str, **changes: Any) -> str:

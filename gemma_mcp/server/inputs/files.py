@@ -9,7 +9,7 @@ from functools import partial
 import anyio.to_thread
 
 from gemma_mcp.errors import InputRefusedError
-from gemma_mcp.server.paths import PathPolicy
+from gemma_mcp.server.inputs.paths import PathPolicy
 
 __all__ = ["TextFile", "TextFiles", "compose", "split_lines"]
 

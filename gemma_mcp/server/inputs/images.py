@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from gemma_mcp.errors import InputRefusedError
 from gemma_mcp.server.arguments import Detail
-from gemma_mcp.server.paths import PathPolicy, shorten
+from gemma_mcp.server.inputs.paths import PathPolicy, shorten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
