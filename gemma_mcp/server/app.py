@@ -14,8 +14,8 @@ from gemma_mcp.server.analyze_image import analyze_image_tool
 from gemma_mcp.server.caller import Caller, Engines
 from gemma_mcp.server.chat import chat_tool
 from gemma_mcp.server.complete_code import complete_code_tool
-from gemma_mcp.server.inputs.files import TextFiles
 from gemma_mcp.server.generate_text import generate_text_tool
+from gemma_mcp.server.inputs.files import TextFiles
 from gemma_mcp.server.inputs.images import ImageLimits, Images
 from gemma_mcp.server.inputs.paths import PathPolicy
 from gemma_mcp.server.sessions import Sessions
@@ -59,8 +59,8 @@ def build_server(pool: Engines, settings: Settings, project_root: Path) -> MCPSe
 def _tools(pool: Engines, settings: Settings, project_root: Path) -> tuple[GemmaTool, ...]:
     limits = settings.server
     caller = Caller(pool, limits, settings.model.default)
-    policy = PathPolicy(project_root)
-    files = TextFiles(policy, limits.max_file_bytes, limits.max_files)
+    policy = PathPolicy.configured(limits, project_root)
+    files = TextFiles(policy, limits.max_file_bytes, limits.max_files, limits.max_prompt_bytes)
     images = Images(policy, ImageLimits(limits.max_images, limits.max_image_bytes, limits.max_image_pixels))
     return (
         generate_text_tool(caller, files),

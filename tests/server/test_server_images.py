@@ -181,7 +181,7 @@ async def test_a_truncated_image_is_refused(connect: Connect, project: Path, kin
     assert text.startswith("half: it is a damaged image") or text.startswith("half: it is not an image")
 
 
-@pytest.mark.parametrize("data", [b"", b"no image at all", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n" + b"\xff" * 50, b"<svg/>"])
+@pytest.mark.parametrize("data", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\xff" * 50])
 async def test_what_is_no_image_is_refused(connect: Connect, project: Path, data: bytes) -> None:
     (project / "x.png").write_bytes(data)
     text = await refusal(connect, "x.png")

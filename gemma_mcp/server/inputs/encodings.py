@@ -21,7 +21,13 @@ SAMPLE_BYTES = 65_536
 """What an encoding is guessed from; guessing takes seconds for megabytes."""
 
 WESTERN = "cp1252"
-"""The guess among equals: the encoding that old files mostly have."""
+LATIN = (WESTERN, "cp1250", "cp1254", "cp1257", "cp850")
+"""Among Latin alphabets that fit equally well the western one is taken: it is the commonest by far."""
+
+CANDIDATES = (
+    *LATIN, "cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "cp866", "cp932", "euc_jp", "gb18030", "big5", "cp949",
+)  # fmt: skip
+"""What editors and programs really wrote; exotic encodings fit short texts by chance."""
 
 HINT = "Convert it to UTF-8 if it is text."
 
@@ -41,7 +47,7 @@ def decode_text(shown: str, data: bytes) -> Decoded:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError:
         if mark:
-            raise InputRefusedError(shown, f"it is not a text file (it begins as {encoding} and is not)", HINT) from None
+            raise InputRefusedError(shown, "it is not a text file", HINT) from None
         return _guess(shown, data)
     if "\0" in text:
         raise InputRefusedError(shown, "it is not a text file", HINT)
@@ -70,11 +76,9 @@ def _likeliest(sample: bytes) -> str:
     """A codec's name, or "" (which is none)."""
     from charset_normalizer import from_bytes
 
-    matches = list(from_bytes(sample))
+    matches = list(from_bytes(sample, cp_isolation=list(CANDIDATES)))
     if not matches:
         return ""
     best = matches[0]
-    equals = [match for match in matches if (match.chaos, match.coherence) == (best.chaos, best.coherence)]
-    if any(WESTERN in match.could_be_from_charset for match in equals):
-        return WESTERN
-    return best.encoding
+    equals = {name for match in matches if match.chaos == best.chaos for name in match.could_be_from_charset}
+    return WESTERN if best.encoding in LATIN and WESTERN in equals else best.encoding

@@ -1,24 +1,24 @@
-"""Text files in a prompt: `path` and `path:10-80`, decoded, bounded, each in a block that names it."""
+"""Text in a prompt: `path`, `path:10-80`, patterns, `git:diff`; decoded, bounded, each in a block that names it."""
 
-import codecs
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import anyio.to_thread
 
 from gemma_mcp.errors import InputRefusedError
+from gemma_mcp.server.inputs.encodings import Decoded, decode_lossy, decode_text
+from gemma_mcp.server.inputs.globs import find_files, is_glob, listed
+from gemma_mcp.server.inputs.path_forms import shorten
 from gemma_mcp.server.inputs.paths import PathPolicy
+from gemma_mcp.server.inputs.repository import GIT_PREFIX, read_git
 
 __all__ = ["TextFile", "TextFiles", "compose", "split_lines"]
 
 LINES = re.compile(r"(?P<path>.+):(?P<first>\d{1,9})(?:-(?P<last>\d{1,9}))?", re.DOTALL)
+GIT_LINES = re.compile(r"(?P<path>git:\s*show\s[^:]+:.+):(?P<first>\d{1,9})(?:-(?P<last>\d{1,9}))?", re.DOTALL)
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
-
-UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
-ENCODINGS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-"""By byte order mark; without one a text file is UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +41,91 @@ class TextFile:
 
 @dataclass(frozen=True)
 class TextFiles:
-    """Reads text files under a path policy. Bytes: of one file as it lies on disk."""
+    """Reads text files under a path policy. Bytes: of one file as it lies on disk, and of all texts of a call."""
 
     policy: PathPolicy
     max_file_bytes: int
     max_files: int
+    max_total_bytes: int = 4_000_000
 
     async def read(self, specs: Sequence[str]) -> list[TextFile]:
-        """The files in the order given. Raises InputRefusedError naming path and reason."""
+        """The files in the order given, those of a pattern in its place. Raises InputRefusedError with the reason."""
         if len(specs) > self.max_files:
-            raise InputRefusedError(
-                "files", f"{len(specs)} were given, more than the {self.max_files} that server.max_files allows"
-            )
-        return await anyio.to_thread.run_sync(lambda: [self._read_one(spec) for spec in specs])
+            raise self._too_many(len(specs))
+        return await anyio.to_thread.run_sync(partial(self._read_all, specs), abandon_on_cancel=True)
 
     async def read_text(self, path: str) -> TextFile:
         """One whole file, by its plain path."""
-        return await anyio.to_thread.run_sync(partial(self._read_whole, path))
+        return await anyio.to_thread.run_sync(partial(self._read_whole, path), abandon_on_cancel=True)
 
-    def _read_one(self, spec: str) -> TextFile:
+    def _read_all(self, specs: Sequence[str]) -> list[TextFile]:
+        read: list[TextFile] = []
+        size = 0
+        for spec in specs:
+            for file in self._read_spec(spec, read):
+                read.append(file)
+                size += len(file.text.encode("utf-8"))
+                if len(read) > self.max_files:
+                    raise self._too_many(len(read))
+                if size > self.max_total_bytes:
+                    raise self._too_large(len(read), size)
+        return read
+
+    def _read_spec(self, spec: str, read: Sequence[TextFile]) -> Iterator[TextFile]:
         match = LINES.fullmatch(spec)
-        if match is None or self.policy.exists(spec):  # a colon may be part of a name
-            return self._read_whole(spec)
-        whole = self._read_whole(match["path"])
-        return _lines_of(spec, whole, int(match["first"]), int(match["last"] or match["first"]))
+        if spec.startswith(GIT_PREFIX):
+            yield self._read_git(spec)
+        elif self.policy.exists(spec):  # wildcards and colons may be part of a name
+            yield self._read_whole(spec)
+        elif is_glob(spec):
+            yield from self._read_glob(match["path"] if match else spec, match, read)
+        elif match is not None:
+            yield _lines_of(spec, self._read_whole(match["path"]), match)
+        else:
+            yield self._read_whole(spec)
 
     def _read_whole(self, path: str) -> TextFile:
         opened = self.policy.read(path, self.max_file_bytes)
-        return TextFile(opened.name, _decode(path, opened.data))
+        return _text_file(opened.name, decode_text(shorten(path), opened.data))
+
+    def _read_git(self, spec: str) -> TextFile:
+        match = GIT_LINES.fullmatch(spec)
+        found = read_git(self.policy, match["path"] if match else spec, self.max_file_bytes)
+        decoded = decode_text(shorten(spec), found.data) if found.whole_file else decode_lossy(found.data)
+        file = _text_file(found.name, decoded, found.note)
+        return _lines_of(spec, file, match) if match else file
+
+    def _read_glob(self, pattern: str, lines: re.Match[str] | None, read: Sequence[TextFile]) -> Iterator[TextFile]:
+        """The files that a pattern names, without those read already; what is no text is left out and named."""
+        found = find_files(self.policy, pattern, self.max_files)
+        known = {file.name for file in read if not file.lines}
+        files: list[TextFile] = []
+        no_text: list[str] = []
+        for path in found.paths:
+            opened = self.policy.read(path, self.max_file_bytes)
+            try:
+                file = _text_file(opened.name, decode_text(opened.name, opened.data))
+            except InputRefusedError:
+                no_text.append(opened.name)
+                continue
+            if file.name not in known:
+                files.append(file if lines is None else _first_lines(file, lines))
+        note = " · ".join(filter(None, (found.note, listed("left out as no text", no_text))))
+        if not files and no_text:
+            raise InputRefusedError(shorten(pattern), "none of the files that it matches is a text file")
+        for place, file in enumerate(files):
+            yield file if place else replace(file, note=" · ".join(filter(None, (file.note, note))))
+
+    def _too_many(self, count: int) -> InputRefusedError:
+        why = f"{count:,} were given, more than the {self.max_files:,} that server.max_files allows"
+        return InputRefusedError("files", why, "Name fewer at once.")
+
+    def _too_large(self, count: int, size: int) -> InputRefusedError:
+        why = (
+            f"the first {count:,} have {size:,} bytes together, more than the {self.max_total_bytes:,} that "
+            "server.max_prompt_bytes allows"
+        )
+        return InputRefusedError("files", why, "Name fewer at once, or lines of them ('server.log:1-400').")
 
 
 def compose(files: Sequence[TextFile], prompt: str) -> str:
@@ -82,26 +139,28 @@ def split_lines(text: str) -> list[str]:
     return LINE.findall(text)
 
 
-def _lines_of(spec: str, whole: TextFile, first: int, last: int) -> TextFile:
+def _text_file(name: str, decoded: Decoded, note: str = "") -> TextFile:
+    guessed = f"{name} read as {decoded.guessed}" if decoded.guessed else ""
+    return TextFile(name, decoded.text, note=" · ".join(filter(None, (note, guessed))))
+
+
+def _range(match: re.Match[str]) -> tuple[int, int]:
+    return int(match["first"]), int(match["last"] or match["first"])
+
+
+def _lines_of(spec: str, whole: TextFile, match: re.Match[str]) -> TextFile:
+    first, last = _range(match)
     if first < 1 or last < first:
         raise InputRefusedError(spec, "lines are counted from 1, and the last is not before the first")
     lines = split_lines(whole.text)
     if first > len(lines):
         raise InputRefusedError(spec, f"the file has only {len(lines)} lines")
     end = min(last, len(lines))
-    note = f"{whole.name} ends at line {end}" if end < last else ""
+    ends = f"{whole.name} ends at line {end}" if end < last else ""
+    note = " · ".join(filter(None, (whole.note, ends)))
     return TextFile(whole.name, "".join(lines[first - 1 : end]), f"{first}-{end}", note)
 
 
-def _decode(path: str, data: bytes) -> str:
-    refused = InputRefusedError(path, "it is not a text file", "Text must be UTF-8, or UTF-16 with a byte order mark.")
-    if data.startswith(UTF32_MARKS):
-        raise refused
-    mark, encoding = next(((mark, name) for mark, name in ENCODINGS if data.startswith(mark)), (b"", "utf-8"))
-    try:
-        text = data[len(mark) :].decode(encoding)
-    except UnicodeDecodeError:
-        raise refused from None
-    if "\0" in text:
-        raise refused
-    return text
+def _first_lines(whole: TextFile, match: re.Match[str]) -> TextFile:
+    """Lines of one of many files: that some are shorter is as expected."""
+    return replace(_lines_of(f"{whole.name}:{match['first']}", whole, match), note=whole.note)

@@ -9,7 +9,7 @@ from pathlib import PureWindowsPath
 
 from gemma_mcp.errors import InputRefusedError
 
-__all__ = ["refuse_form", "shorten", "windows_fault"]
+__all__ = ["printable", "refuse_form", "shorten", "windows_fault"]
 
 SHOWN_PATH = 200
 """Characters of a path that an error repeats; a caller may have sent megabytes."""
@@ -26,6 +26,11 @@ def shorten(path: str) -> str:
     return path if len(path) <= SHOWN_PATH else path[:SHOWN_PATH] + "…"
 
 
+def printable(name: str) -> str:
+    """A name from the disk as text; bytes that are no UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
 def refuse_form(path: str, *, windows: bool = os.name == "nt") -> None:
     """Raise InputRefusedError for a path that cannot name a file of a project, whatever lies on the disk."""
     if not path.strip():
@@ -34,7 +39,9 @@ def refuse_form(path: str, *, windows: bool = os.name == "nt") -> None:
         raise InputRefusedError(shorten(path).replace("\0", "?"), "it holds a NUL character", "Send it without.")
     if "://" in path and path.partition("://")[0].isalpha():
         raise InputRefusedError(
-            shorten(path), "it is a web address, and nothing is fetched from the network", "Name a file on this machine."
+            shorten(path),
+            "it is a web address, and nothing is fetched from the network",
+            "Name a file on this machine.",
         )
     fault = windows_fault(path) if windows else ""
     if fault:

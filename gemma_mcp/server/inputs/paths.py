@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemma_mcp.errors import InputRefusedError
-from gemma_mcp.server.inputs.path_forms import refuse_form, shorten
+from gemma_mcp.server.inputs.path_forms import printable, refuse_form, shorten
 from gemma_mcp.server.inputs.secret_names import SecretNames
+from gemma_mcp.settings import ServerSettings
 
 __all__ = ["Located", "OpenedFile", "PathPolicy", "project_root", "reason"]
 
@@ -58,6 +59,12 @@ class PathPolicy:
     further: tuple[Path, ...] = ()
     secrets: SecretNames = field(default_factory=SecretNames)
 
+    @classmethod
+    def configured(cls, settings: ServerSettings, project: Path) -> "PathPolicy":
+        """The policy of the configuration for one project folder; further roots may be relative to it."""
+        further = tuple(project / Path(folder).expanduser() for folder in settings.roots)
+        return cls(project, further, SecretNames(settings.deny, settings.allow_secrets))
+
     def exists(self, path: str) -> bool:
         """Whether `path` names something that may be read."""
         try:
@@ -73,11 +80,25 @@ class PathPolicy:
 
     def locate(self, path: str) -> Located:
         """All steps but opening. Raises InputRefusedError."""
+        located = self.find(path)
+        if located is None:
+            raise InputRefusedError(
+                shorten(path), "there is no such file in the project folder", f"Paths are relative to {self.project()}."
+            )
+        return located
+
+    def find(self, path: str) -> Located | None:
+        """As `locate`, but None for what would be allowed and is not there."""
         refuse_form(path)
         project = self.project()
-        asked = Path(os.path.normpath(project / path))
-        self._refuse_secret(path, asked)
-        located = self._follow(path, project)
+        self._refuse_secret(path, Path(os.path.normpath(project / path)))
+        try:
+            real = (project / path).resolve(strict=True)
+        except FileNotFoundError:
+            return self._missing(path, project)
+        except (OSError, ValueError, RuntimeError) as error:  # a name too long, a loop of links, no permission
+            raise InputRefusedError(shorten(path), reason(error), "Check the path.") from None
+        located = self._within(path, real)
         self._refuse_secret(path, located.real)
         return located
 
@@ -94,32 +115,19 @@ class PathPolicy:
         """The project folder and the further roots that exist, without links."""
         return (self.project(), *(root.resolve() for root in self.further if root.is_dir()))
 
-    def _follow(self, path: str, project: Path) -> Located:
-        try:
-            real = (project / path).resolve(strict=True)
-        except FileNotFoundError:
-            raise self._missing(path, project) from None
-        except (OSError, ValueError, RuntimeError) as error:  # a name too long, a loop of links, no permission
-            raise InputRefusedError(shorten(path), reason(error), "Check the path.") from None
-        return self._within(path, real)
-
     def _within(self, path: str, real: Path) -> Located:
         for root in self.roots():
             if real.is_relative_to(root):
                 return Located(real, root, self._name(real, root))
         raise self._outside(path)
 
-    def _missing(self, path: str, project: Path) -> InputRefusedError:
+    def _missing(self, path: str, project: Path) -> None:
         """Outside the roots the answer is the same whether a file exists there or not."""
         try:
-            self._within(path, (project / path).resolve())
-        except InputRefusedError as refusal:
-            return refusal
+            real = (project / path).resolve()
         except (OSError, RuntimeError):
-            return self._outside(path)
-        return InputRefusedError(
-            shorten(path), "there is no such file in the project folder", f"Paths are relative to {project}."
-        )
+            raise self._outside(path) from None
+        self._within(path, real)
 
     def _outside(self, path: str) -> InputRefusedError:
         roots = " and ".join(str(root) for root in self.roots())
@@ -127,7 +135,7 @@ class PathPolicy:
         return InputRefusedError(shorten(path), "it lies outside the project folder", hint)
 
     def _name(self, real: Path, root: Path) -> str:
-        return real.relative_to(root).as_posix() if root == self.project() else real.as_posix()
+        return printable(real.relative_to(root).as_posix() if root == self.project() else real.as_posix())
 
     def _refuse_secret(self, path: str, where: Path) -> None:
         if self.is_secret(where):

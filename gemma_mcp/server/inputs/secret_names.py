@@ -19,14 +19,14 @@ SECRETS = (
     "!example.env", "!sample.env",
     # Private keys and key stores.
     "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk", "*.kdbx", "*.kdb", "*.p8", "*.pkcs12",
-    "*.agekey", "*.asc", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "!id_*.pub", ".ssh/", ".gnupg/",
+    "*.agekey", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "!id_*.pub", ".ssh/", ".gnupg/",
     # What programs keep logins in.
     ".netrc", "_netrc", ".npmrc", ".yarnrc.yml", ".pypirc", ".pgpass", ".my.cnf", ".htpasswd", ".git-credentials",
     ".git/config", ".git/modules/**/config", ".aws/credentials", ".aws/config", ".aws/sso/", ".azure/", ".gcloud/",
-    "gcloud/", ".kube/config", "kubeconfig", "*.kubeconfig", ".docker/config.json", ".dockercfg", ".terraformrc",
-    "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json", "!*.tfvars.example", ".vault-token", ".cargo/credentials*",
-    ".gem/credentials", ".config/gh/hosts.yml", ".config/rclone/rclone.conf", "master.key", ".claude.json",
-    ".claude/.credentials.json", ".codex/auth.json",
+    ".config/gcloud/", ".kube/config", "kubeconfig", "*.kubeconfig", ".docker/config.json", ".dockercfg",
+    ".terraformrc", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json", "!*.tfvars.example", ".vault-token",
+    ".cargo/credentials*", ".gem/credentials", ".config/gh/hosts.yml", ".config/rclone/rclone.conf", "master.key",
+    ".claude.json", ".claude/.credentials.json", ".codex/auth.json",
     # Names that say it themselves; program text of that name is no secret.
     "credentials", "credentials.*", "*credentials.json", "*_credentials", "client_secret*.json", "secrets.*",
     "secret.*", ".secrets", "service-account*.json", "service_account*.json", "*-service-account.json",
@@ -36,7 +36,7 @@ SECRETS = (
         "rst", "scala", "swift", "ts", "tsx", "vue",
     )),
     # What a shell or a database client was told, passwords included.
-    ".bash_history", ".zsh_history", ".python_history", ".psql_history", ".mysql_history", "*.history",
+    ".bash_history", ".zsh_history", ".python_history", ".psql_history", ".mysql_history", ".node_repl_history",
 )  # fmt: skip
 """The deny-list that is on by default (`server.allow_secrets` switches it off, `server.deny` adds to it)."""
 
