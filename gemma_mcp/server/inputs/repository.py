@@ -111,7 +111,7 @@ class Repository:
         return [self.git.text("merge-base", first, last) if match[2] == "..." else first, last]
 
     def _hash(self, revision: str) -> str:
-        if not REVISION.fullmatch(revision) or ".." in revision:
+        if not REVISION.fullmatch(revision) or ".." in revision or "{/" in revision:
             raise _unknown(self.spec)
         try:
             return self.git.text("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
