@@ -1,11 +1,12 @@
 """The tool `generate_text`: one prompt, one reply."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from gemma_mcp.errors import ContextOverflowError
 from gemma_mcp.server.arguments import (
     NOT_BLANK,
     Arguments,
@@ -17,11 +18,11 @@ from gemma_mcp.server.arguments import (
     SystemText,
 )
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.inputs.files import TextFiles, compose
-from gemma_mcp.server.replies import TimeBox
+from gemma_mcp.server.inputs.files import TextFiles
+from gemma_mcp.server.overflow import Task, explained_overflow, work_through
+from gemma_mcp.server.replies import Reply, TimeBox
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.tool import GemmaTool
-from gemma_mcp.wire import ChatMessage
 
 __all__ = ["generate_text_tool"]
 
@@ -48,6 +49,13 @@ class GenerateTextArguments(Arguments):
     ]
     system: SystemText = None
     files: FileList = None
+    overflow: Annotated[
+        Literal["refuse", "chunk"],
+        Field(
+            description="What to do when `files` do not fit the model's context: 'refuse' says how much is too much; "
+            "'chunk' does the task for one piece after another and merges the answers."
+        ),
+    ] = "refuse"
     max_tokens: MaxTokens = None
     temperature: Annotated[
         float | None,
@@ -75,15 +83,23 @@ def generate_text_tool(caller: Caller, files: TextFiles) -> GemmaTool:
     async def generate_text(context: Context, given: GenerateTextArguments) -> CallToolResult:
         box = caller.box(given.max_seconds)
         read = await files.read(given.files or [])
-        messages = [ChatMessage(role="user", content=compose(read, given.prompt))]
-        if given.system:
-            messages.insert(0, ChatMessage(role="system", content=given.system))
-        reply = await caller.chat(context, messages, _options(box, given))
+        reply = await _reply(
+            caller, context, Task(given.prompt, given.system, read), given.overflow, _options(box, given)
+        )
         return result_of(reply, notes=tuple(file.note for file in read if file.note))
 
     return GemmaTool.make(
         "generate_text", "Generate text", DESCRIPTION, GenerateTextArguments, generate_text, max_result=200_000
     )
+
+
+async def _reply(caller: Caller, context: Context, task: Task, overflow: str, options: Options) -> Reply:
+    if overflow == "chunk" and task.files:
+        return await work_through(caller, context, task, options)
+    try:
+        return await caller.chat(context, task.messages(task.files, task.prompt), options)
+    except ContextOverflowError as error:
+        raise await explained_overflow(caller, error, task.files, options, chunks=True) from None
 
 
 def _options(box: TimeBox, given: GenerateTextArguments) -> Options:

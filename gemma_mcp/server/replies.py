@@ -8,7 +8,7 @@ from time import monotonic
 import anyio
 
 from gemma_mcp.errors import DeadlineError, RemoteError
-from gemma_mcp.server.progress import LONGEST_MESSAGE, Progress
+from gemma_mcp.server.progress import LONGEST_MESSAGE, Speaker
 from gemma_mcp.wire import ChatCompletion, Choice, ModelCard, WireTimings, WireUsage
 
 __all__ = ["ChunkStream", "Reply", "TimeBox", "collect"]
@@ -119,7 +119,7 @@ class Transcript:
         return line if len(line) <= room else "…" + line[1 - room :]
 
 
-async def collect(stream: ChunkStream, model: str, box: TimeBox, progress: Progress) -> Reply:
+async def collect(stream: ChunkStream, model: str, box: TimeBox, progress: Speaker) -> Reply:
     """Read a stream to its end or until the time box closes. Leaving the stream ends the engine's work on it."""
     transcript = Transcript(model)
     progress.say(transcript.status)
