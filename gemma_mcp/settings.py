@@ -71,7 +71,7 @@ class ServerSettings(Section):
     roots: tuple[str, ...]
     deny: tuple[str, ...]
     allow_secrets: bool
-    write: bool
+    write: Literal["never", "new", "overwrite"]
     max_seconds: Seconds
     max_tokens: Count
     max_prompt_bytes: Count

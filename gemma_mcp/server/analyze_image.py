@@ -48,8 +48,8 @@ class AnalyzeImageArguments(Arguments):
         ImageList,
         Field(
             min_length=1,
-            description="Paths in the project folder, data URIs or base64: PNG, JPEG, WebP, GIF (first frame), BMP, "
-            "TIFF.",
+            description="Paths in the project folder, patterns such as 'shots/*.png', data URIs or base64: PNG, JPEG, "
+            "WebP, GIF (first frame), BMP, TIFF.",
         ),
     ]
     question: Annotated[

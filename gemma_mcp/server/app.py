@@ -63,7 +63,7 @@ def _tools(pool: Engines, settings: Settings, project_root: Path) -> tuple[Gemma
     files = TextFiles(policy, limits.max_file_bytes, limits.max_files, limits.max_prompt_bytes)
     images = Images(policy, ImageLimits(limits.max_images, limits.max_image_bytes, limits.max_image_pixels))
     return (
-        generate_text_tool(caller, files),
+        generate_text_tool(caller, files, limits.write),
         complete_code_tool(caller, files),
         analyze_image_tool(caller, images),
         chat_tool(caller, files, images, Sessions(limits.max_sessions)),

@@ -58,7 +58,8 @@ class ChatArguments(Arguments):
     ] = None
     files: FileList = None
     images: Annotated[
-        ImageList | None, Field(description="Images of this turn: paths in the project folder, data URIs or base64.")
+        ImageList | None,
+        Field(description="Images of this turn: paths or patterns in the project folder, data URIs or base64."),
     ] = None
     model: ModelName = None
     max_tokens: MaxTokens = None
