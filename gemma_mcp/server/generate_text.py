@@ -33,8 +33,8 @@ Hand a text job to a Gemma model on the user's own machine: summarise, classify,
 draft a commit message, triage a log.
 
 Use it when a job is mechanical and the input is long: pass `files` (paths, `path:10-80`, `src/**/*.py`, `git:diff`) \
-instead of reading them yourself, and only the digest enters your context. Use it for private files: nothing leaves the machine. Several calls \
-at once are fine; they share the model.
+instead of reading them yourself, and only the digest enters your context. Use it for private files: nothing leaves \
+the machine. Several calls at once are fine; they share the model.
 
 Do not use it for what needs your own judgement, knowledge of recent events or long reasoning: the model is small. Do \
 not use it to fill in code at a cursor (complete_code), to look at images (analyze_image) or for a conversation (chat).
