@@ -74,7 +74,7 @@ def analyze_image_tool(caller: Caller, images: Images) -> GemmaTool:
 
     async def analyze_image(context: Context, given: AnalyzeImageArguments) -> CallToolResult:
         box = caller.box(given.max_seconds)
-        read = await images.read(given.images, given.detail)
+        read = await box.within(images.read(given.images, given.detail), "The images were not read yet")
         content = (*image_parts(read, given.detail), TextPart(text=given.question))
         reply = await caller.chat(context, [ChatMessage(role="user", content=content)], _options(box, given))
         return result_of(reply, notes=tuple(image.note for image in read if image.note))

@@ -34,8 +34,9 @@ itself.
 - analyze_image: what is on an image, OCR, several images at once.
 - chat: several turns over the same material.
 
-Name paths ("src/app.py", "server.log:100-400") rather than pasting contents. Run independent calls at the same time. \
-Say in the prompt what the answer must look like. Check what matters: the models are small.
+Name paths ("src/app.py", "server.log:100-400", "src/**/*.py", "git:diff --staged") rather than pasting contents. Run \
+independent calls at the same time. Say in the prompt what the answer must look like. Check what matters: the models \
+are small.
 
 Every result ends with a line in brackets: model, device, why it ended, tokens, seconds, what was cut. A call gives \
 back what it has after max_seconds (50 by default). If a model is still loading then, call again: loading goes on. If \

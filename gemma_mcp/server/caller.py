@@ -6,10 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, cast
 
-import anyio
 from mcp.server.mcpserver import Context
 
-from gemma_mcp.errors import ContextOverflowError, DeadlineError, InputRefusedError, RequestError
+from gemma_mcp.errors import ContextOverflowError, InputRefusedError, RequestError
 from gemma_mcp.server.progress import Progress, Speaker, reporting
 from gemma_mcp.server.replies import ChunkStream, Reply, TimeBox, collect
 from gemma_mcp.settings import ServerSettings
@@ -103,12 +102,8 @@ class Caller:
 
     async def count_tokens(self, texts: Sequence[str], options: Options) -> TokenCounts:
         """How many tokens texts have for the model of a call. Raises DeadlineError when its time is up."""
-        with anyio.move_on_after(options.box.remaining):
-            return await self._engines.count_tokens(self.model(options), texts)
-        raise DeadlineError(
-            f"The files were not counted yet when the {options.box.seconds:g} s of this call were over.",
-            "Call again in a moment: a model that was being loaded goes on loading.",
-        )
+        counting = self._engines.count_tokens(self.model(options), texts)
+        return await options.box.within(counting, "The tokens of the files were not counted yet")
 
     def max_tokens(self, options: Options) -> int:
         """The most tokens of a reply."""

@@ -119,7 +119,7 @@ class GenerateText:
         """The body of the tool."""
         box = self._caller.box(given.max_seconds)
         output = await self._output(given)
-        read = await self._files.read(given.files or [])
+        read = await box.within(self._files.read(given.files or []), "The files were not read yet")
         task = Task(given.prompt, given.system, read)
         reply = await _reply(self._caller, context, task, given.overflow, _options(box, given))
         notes = tuple(file.note for file in read if file.note)

@@ -1,9 +1,10 @@
 """A reply while it streams in: the text, the counts, what to say meanwhile, and what is left when time is up."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TypeVar
 
 import anyio
 
@@ -14,6 +15,8 @@ from gemma_mcp.wire import ChatCompletion, Choice, ModelCard, WireTimings, WireU
 __all__ = ["ChunkStream", "Reply", "TimeBox", "collect"]
 
 ChunkStream = AbstractAsyncContextManager[AsyncIterator[ChatCompletion]]
+
+T = TypeVar("T")
 
 GRACE = 2.0
 """Seconds after the deadline in which the engine may hand over what it has, before we leave without it."""
@@ -35,6 +38,15 @@ class TimeBox:
     def remaining(self) -> float:
         """Seconds until the deadline; never quite 0, since the wire takes positive numbers only."""
         return max(0.001, self.seconds - self.elapsed)
+
+    async def within(self, work: Awaitable[T], late: str) -> T:
+        """Wait for some work. Raises DeadlineError when the deadline comes first; `late` says what is missing then."""
+        with anyio.move_on_after(self.remaining):
+            return await work
+        raise DeadlineError(
+            f"{late} when the {self.seconds:g} s of this call were over.",
+            "Call again in a moment, or with a higher max_seconds.",
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from scripted_engine import ScriptedEngines, Step, error_of, finished, said, set
 
 from gemma_mcp.errors import ContextOverflowError, DeadlineError, QueueFullError
 from gemma_mcp.server.app import build_server
+from gemma_mcp.testing.engines import EngineHome
 from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, GenerationOptions
 
 Answer = Callable[[str], Step | list[Step] | str]
@@ -270,3 +271,18 @@ async def test_by_default_what_does_not_fit_is_refused_with_the_numbers_and_the_
 async def test_without_files_the_engines_own_refusal_stands(ask: Ask, answering: AnsweringEngines) -> None:
     answering.answer = lambda prompt: [ContextOverflowError(20_500, 1024, 8192)]
     assert "The prompt has 20500 tokens" in error_of(await ask(overflow="refuse"))
+
+
+async def test_a_real_engine_works_through_pieces(tmp_path: Path, project: Path) -> None:
+    home = EngineHome(tmp_path / "home", {"GEMMA_MCP_MODEL_DEFAULT": "echo"})
+    write(project, {"log.txt": numbered(200)})
+    try:
+        async with home.pool() as pool, Client(build_server(pool, home.settings, project)) as client:
+            given = {"prompt": "Sum up.", "files": ["log.txt"]}
+            refused = error_of(await client.call_tool("generate_text", given))
+            answer, line = texts(await client.call_tool("generate_text", given | {"overflow": "chunk"}))
+    finally:
+        home.end()
+    assert re.search(r"has room for [\d,]+; the largest file is log.txt with 8,5\d\d tokens", refused)
+    assert answer.startswith('<file path="answer 1">\n<file path="log.txt" lines="1-')
+    assert re.search(r"read in [3-6] pieces · answers to 1, 2, .* cut off at their share of the context", line)

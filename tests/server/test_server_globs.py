@@ -90,6 +90,15 @@ async def test_a_project_inside_a_repository_obeys_the_rules_above_it(
     assert await names_read(connect, engines, "**/*.js") == ["a.js"]
 
 
+async def test_a_project_that_a_repository_above_leaves_out_is_none_of_its_business(
+    connect: Connect, engines: ScriptedEngines, project: Path
+) -> None:
+    (project.parent / ".git").mkdir()
+    write(project.parent, {".gitignore": "*\n"})
+    write(project, {"a.js": "", "b.js": "", ".gitignore": "b.js\n"})
+    assert await names_read(connect, engines, "**/*.js") == ["a.js"]
+
+
 @pytest.mark.parametrize("pattern", [".git/*", "**/.git/*", ".git/**", ".[g]it/*", "{.git,x}/*"])
 async def test_what_is_gits_own_is_never_matched(connect: Connect, project: Path, pattern: str) -> None:
     write(project, {".git/HEAD": "ref", ".git/sub/x": "x"})

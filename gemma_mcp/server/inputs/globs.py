@@ -54,15 +54,13 @@ def find_files(policy: PathPolicy, pattern: str, most: int) -> Found:
     for variant in _variants(pattern):
         walk.take(variant)
     paths = sorted(walk.files, key=lambda path: path.parts)
+    if len(paths) > most:
+        raise _too_many(pattern, len(paths), most)
     paths = _without_twins(paths)
     secret = [path for path in paths if policy.is_secret(path) or policy.is_secret(path.resolve())]
     kept = [path for path in paths if path not in secret]
     if not kept:
         raise _nothing(pattern, len(secret))
-    if len(kept) > most:
-        raise InputRefusedError(
-            shorten(pattern), f"{len(kept):,} files match, more than the {most:,} that are allowed", "Narrow it."
-        )
     notes = (left_out([path.name for path in secret]), listed("could not be entered", walk.closed))
     return Found(tuple(str(path) for path in kept), " · ".join(filter(None, notes)))
 
@@ -91,6 +89,9 @@ class Walk:
     _seen: set[tuple[Path, tuple[str, ...]]] = field(default_factory=set[tuple[Path, tuple[str, ...]]])
     _looked_at: int = 0
 
+    def __post_init__(self) -> None:
+        self._roots = self.policy.roots()
+
     def take(self, variant: str) -> None:
         """Add the files of one pattern without braces."""
         fixed, parts = _split(variant)
@@ -113,19 +114,22 @@ class Walk:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 self._enter_below(Path(entry.path), parts if head == "**" else rest, ignores)
-            elif (not rest) and self._is_wanted(Path(entry.path), ignores):
+            elif (not rest) and self._is_wanted(entry, ignores):
                 self.files.add(Path(entry.path))
 
     def _enter_below(self, folder: Path, parts: tuple[str, ...], ignores: Ignores) -> None:
         if parts and not ignores.ignores(folder, folder=True):
             self._enter(folder, parts, ignores.entered(folder))
 
-    def _is_wanted(self, path: Path, ignores: Ignores) -> bool:
+    def _is_wanted(self, entry: os.DirEntry[str], ignores: Ignores) -> bool:
         """Links are taken when they lead to a file in the roots; pipes and devices never."""
-        if ignores.ignores(path, folder=False) or not path.is_file():
+        try:
+            if not entry.is_file() or ignores.ignores(Path(entry.path), folder=False):
+                return False
+        except OSError:  # a loop of links
             return False
-        real = path.resolve()
-        return any(real.is_relative_to(root) for root in self.policy.roots())
+        real = Path(entry.path).resolve() if entry.is_symlink() else Path(entry.path)
+        return any(real.is_relative_to(root) for root in self._roots)
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         try:
@@ -199,6 +203,11 @@ def _variants(pattern: str) -> list[str]:
         if len(waiting) + len(done) > MOST_VARIANTS:
             raise InputRefusedError(shorten(pattern), f"its braces stand for more than {MOST_VARIANTS} patterns")
     return done
+
+
+def _too_many(pattern: str, count: int, most: int) -> InputRefusedError:
+    why = f"{count:,} files match, more than the {most:,} that are allowed"
+    return InputRefusedError(shorten(pattern), why, "Narrow it.")
 
 
 def _nothing(pattern: str, secrets: int) -> InputRefusedError:

@@ -36,11 +36,14 @@ class Ignores:
 
     @classmethod
     def of(cls, root: Path) -> "Ignores":
-        """The rules of `root` and of the folders above it up to the top of its repository, if it is in one."""
+        """The rules of `root` and of the folders above it up to the top of its repository, if it is in one.
+
+        Those above do not hold for a project that they leave out as a whole: it is none of that repository's.
+        """
         rules = cls()
-        for folder in reversed(_up_to_repository(root)):
+        for folder in reversed(_up_to_repository(root)[1:]):
             rules = rules.entered(folder)
-        return rules
+        return (cls() if rules.ignores(root, folder=True) else rules).entered(root)
 
     def entered(self, folder: Path) -> "Ignores":
         """The rules inside `folder`, a folder of the one that these rules hold in."""
