@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "ContextOverflowError",
     "DeadlineError",
+    "FilesOverflowError",
     "GemmaError",
     "InputRefusedError",
     "InvalidReplyError",
@@ -98,6 +99,29 @@ class ContextOverflowError(RequestError):
             "max_tokens": max_tokens,
             "context_length": context_length,
         }
+
+
+class FilesOverflowError(ContextOverflowError):
+    """The same, and which of the files is the largest. `chunks`: whether the call could have asked for pieces."""
+
+    def __init__(
+        self,
+        prompt_tokens: int,
+        max_tokens: int,
+        context_length: int,
+        largest: str,
+        largest_tokens: int,
+        chunks: bool = False,
+    ) -> None:
+        super().__init__(prompt_tokens, max_tokens, context_length)
+        pieces = ', set `overflow` to "chunk" to have them worked through in pieces' if chunks else ""
+        self.message = (
+            f"The prompt has {prompt_tokens:,} tokens, but with {max_tokens:,} tokens of reply the context of "
+            f"{context_length:,} has room for {context_length - max_tokens:,}; the largest file is {largest} with "
+            f"{largest_tokens:,} tokens."
+        )
+        self.hint = f"Name fewer files or lines of them ('server.log:1-400'){pieces}, or lower max_tokens."
+        self.fields |= {"largest": largest, "largest_tokens": largest_tokens, "chunks": chunks}
 
 
 class UnsupportedError(RequestError):

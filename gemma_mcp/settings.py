@@ -71,6 +71,10 @@ class ServerSettings(Section):
     """The MCP server: what it reads, how long it works."""
 
     root: str
+    roots: tuple[str, ...]
+    deny: tuple[str, ...]
+    allow_secrets: bool
+    write: Literal["never", "new", "overwrite"]
     max_seconds: Seconds
     max_tokens: Count
     max_prompt_bytes: Count

@@ -17,7 +17,7 @@ from gemma_mcp.server.arguments import (
     ModelName,
 )
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.images import LONGEST_SIDE, Images, PreparedImage
+from gemma_mcp.server.inputs.images import LONGEST_SIDE, Images, PreparedImage
 from gemma_mcp.server.replies import TimeBox
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.tool import GemmaTool
@@ -48,8 +48,8 @@ class AnalyzeImageArguments(Arguments):
         ImageList,
         Field(
             min_length=1,
-            description="Paths in the project folder, data URIs or base64: PNG, JPEG, WebP, GIF (first frame), BMP, "
-            "TIFF.",
+            description="Paths in the project folder, patterns such as 'shots/*.png', data URIs or base64: PNG, JPEG, "
+            "WebP, GIF (first frame), BMP, TIFF.",
         ),
     ]
     question: Annotated[
@@ -74,7 +74,7 @@ def analyze_image_tool(caller: Caller, images: Images) -> GemmaTool:
 
     async def analyze_image(context: Context, given: AnalyzeImageArguments) -> CallToolResult:
         box = caller.box(given.max_seconds)
-        read = await images.read(given.images, given.detail)
+        read = await box.within(images.read(given.images, given.detail), "The images were not read yet")
         content = (*image_parts(read, given.detail), TextPart(text=given.question))
         reply = await caller.chat(context, [ChatMessage(role="user", content=content)], _options(box, given))
         return result_of(reply, notes=tuple(image.note for image in read if image.note))

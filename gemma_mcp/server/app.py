@@ -16,11 +16,11 @@ from gemma_mcp.server.analyze_image import analyze_image_tool
 from gemma_mcp.server.caller import Caller, Engines
 from gemma_mcp.server.chat import chat_tool
 from gemma_mcp.server.complete_code import complete_code_tool
-from gemma_mcp.server.files import TextFiles
 from gemma_mcp.server.generate_text import generate_text_tool
-from gemma_mcp.server.images import ImageLimits, Images
-from gemma_mcp.server.no_files import NoFiles
-from gemma_mcp.server.paths import PathPolicy
+from gemma_mcp.server.inputs.files import TextFiles
+from gemma_mcp.server.inputs.images import ImageLimits, Images
+from gemma_mcp.server.inputs.no_files import NoFiles
+from gemma_mcp.server.inputs.paths import PathPolicy
 from gemma_mcp.server.session_resource import add_session_resource
 from gemma_mcp.server.sessions import Limits, Sessions, SessionStore
 from gemma_mcp.server.tasks import Tasks
@@ -39,8 +39,9 @@ itself.
 - analyze_image: what is on an image, OCR, several images at once.
 - chat: several turns over the same material.
 
-Name paths ("src/app.py", "server.log:100-400") rather than pasting contents. Run independent calls at the same time. \
-Say in the prompt what the answer must look like. Check what matters: the models are small.
+Name paths ("src/app.py", "server.log:100-400", "src/**/*.py", "git:diff --staged") rather than pasting contents. Run \
+independent calls at the same time. Say in the prompt what the answer must look like. Check what matters: the models \
+are small.
 
 Every result ends with a line in brackets: model, device, why it ended, tokens, seconds, what was cut. A call gives \
 back what it has after max_seconds (50 by default). If a model is still loading then, call again: loading goes on. If \
@@ -87,11 +88,11 @@ def build_server(
 def _tools(pool: Engines, settings: Settings, project_root: Path | None, sessions: Sessions) -> tuple[GemmaTool, ...]:
     limits = settings.server
     caller = Caller(pool, limits, settings.model.default)
-    policy = NoFiles() if project_root is None else PathPolicy(project_root)
-    files = TextFiles(policy, limits.max_file_bytes, limits.max_files)
+    policy = NoFiles() if project_root is None else PathPolicy.configured(limits, project_root)
+    files = TextFiles(policy, limits.max_file_bytes, limits.max_files, limits.max_prompt_bytes)
     images = Images(policy, ImageLimits(limits.max_images, limits.max_image_bytes, limits.max_image_pixels))
     return (
-        generate_text_tool(caller, files),
+        generate_text_tool(caller, files, limits.write),
         complete_code_tool(caller, files),
         analyze_image_tool(caller, images),
         chat_tool(caller, files, images, sessions),

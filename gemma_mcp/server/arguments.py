@@ -61,8 +61,10 @@ MaxSeconds = Annotated[
 FileList = Annotated[
     list[Annotated[str, Field(min_length=1)]] | None,
     Field(
-        description="Text files to read into the prompt, relative to the project folder: 'src/app.py', or lines: "
-        "'src/app.py:10-80'. Pass paths instead of pasting contents: the text then never enters your context."
+        description="What to read into the prompt, relative to the project folder: files 'src/app.py', lines "
+        "'src/app.py:10-80', patterns 'src/**/*.py' (without what .gitignore leaves out), changes 'git:diff', "
+        "'git:diff --staged', 'git:diff main..HEAD', 'git:diff -- src', earlier versions 'git:show HEAD~1:src/app.py'. "
+        "Pass these instead of pasting contents: the text then never enters your context."
     ),
 ]
 ImageList = list[Annotated[str, Field(min_length=1)]]

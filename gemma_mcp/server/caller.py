@@ -1,14 +1,15 @@
 """Asks a model: makes the wire's request, watches the clock, reports progress, checks what goes in."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, cast
 
 from mcp.server.mcpserver import Context
 
 from gemma_mcp.errors import ContextOverflowError, InputRefusedError, RequestError
-from gemma_mcp.server.progress import reporting
+from gemma_mcp.server.progress import Progress, Speaker, reporting
 from gemma_mcp.server.replies import ChunkStream, Reply, TimeBox, collect
 from gemma_mcp.server.tasks import current_task
 from gemma_mcp.settings import ServerSettings
@@ -20,6 +21,7 @@ from gemma_mcp.wire import (
     ResponseFormat,
     StreamOptions,
     TextPart,
+    TokenCounts,
 )
 
 __all__ = ["Caller", "Engines", "Options"]
@@ -42,6 +44,10 @@ class Engines(Protocol):
 
     def complete(self, request: CompletionRequest) -> ChunkStream:
         """A text's continuation, or what belongs between a prompt and its suffix."""
+        ...
+
+    async def count_tokens(self, model: str, texts: Sequence[str]) -> TokenCounts:
+        """How many tokens texts have, and how many a request may use. Loads the model if need be."""
         ...
 
 
@@ -81,21 +87,34 @@ class Caller:
 
     async def chat(self, context: Context, messages: Sequence[ChatMessage], options: Options) -> Reply:
         """The model's answer to a conversation. Raises GemmaError; when time is up the text so far is the answer."""
+        async with self.reporting(context) as progress:
+            return await self.ask(progress, messages, options)
+
+    async def ask(self, progress: Speaker, messages: Sequence[ChatMessage], options: Options) -> Reply:
+        """As `chat`, for one of several questions of a call, which share their progress messages."""
         self._refuse_size(sum(_text_bytes(message) for message in messages))
         request = ChatCompletionRequest(messages=tuple(messages), **self._options(options))
-        return await self._run(context, self._engines.chat, request, options)
+        return await self._run(progress, self._engines.chat, request, options)
 
     async def insert(self, context: Context, prefix: str, suffix: str, options: Options) -> Reply:
         """What belongs between prefix and suffix. Raises UnsupportedError for a model that was not trained for it."""
         self._refuse_size(_bytes(prefix) + _bytes(suffix))
         request = CompletionRequest(prompt=prefix, suffix=suffix, **self._options(options))
-        return await self._run(context, self._engines.complete, request, options)
+        async with self.reporting(context) as progress:
+            return await self._run(progress, self._engines.complete, request, options)
 
-    async def _run(
-        self, context: Context, send: Callable[[Request], ChunkStream], request: Request, options: Options
-    ) -> Reply:
-        """With a max_tokens that nobody asked for, a reply that has to be shorter is better than a refusal."""
-        box = options.box
+    async def count_tokens(self, texts: Sequence[str], options: Options) -> TokenCounts:
+        """How many tokens texts have for the model of a call. Raises DeadlineError when its time is up."""
+        counting = self._engines.count_tokens(self.model(options), texts)
+        return await options.box.within(counting, "The tokens of the files were not counted yet")
+
+    def max_tokens(self, options: Options) -> int:
+        """The most tokens of a reply."""
+        return options.max_tokens or self._settings.max_tokens
+
+    @asynccontextmanager
+    async def reporting(self, context: Context) -> AsyncGenerator[Progress]:
+        """Progress messages to the client of a call for as long as it is entered."""
 
         async def report(seconds: float, message: str) -> None:
             if (task := current_task.get()) is not None:
@@ -103,21 +122,28 @@ class Caller:
             await context.report_progress(seconds, message=message)
 
         async with reporting(report, self._settings.progress_interval) as progress:
-            try:
-                return await collect(send(_timed(request, box)), request.model, box, progress, request.max_tokens)
-            except ContextOverflowError as error:
-                room = error.context_length - error.prompt_tokens
-                if options.max_tokens is not None or not FEWEST_TOKENS <= room < (request.max_tokens or 0):
-                    raise
-            shorter = request.model_copy(update={"max_tokens": room})
-            reply = await collect(send(_timed(shorter, box)), request.model, box, progress, room)
+            yield progress
+
+    async def _run(
+        self, progress: Speaker, send: Callable[[Request], ChunkStream], request: Request, options: Options
+    ) -> Reply:
+        """With a max_tokens that nobody asked for, a reply that has to be shorter is better than a refusal."""
+        box = options.box
+        try:
+            return await collect(send(_timed(request, box)), request.model, box, progress, request.max_tokens)
+        except ContextOverflowError as error:
+            room = error.context_length - error.prompt_tokens
+            if options.max_tokens is not None or not FEWEST_TOKENS <= room < (request.max_tokens or 0):
+                raise
+        shorter = request.model_copy(update={"max_tokens": room})
+        reply = await collect(send(_timed(shorter, box)), request.model, box, progress, room)
         return replace(reply, notes=(f"the context has room for {room} tokens of reply",))
 
     def _options(self, options: Options) -> dict[str, Any]:
         """The wire's fields, checked by its own types."""
         fields = GenerationOptions(
             model=self.model(options),
-            max_tokens=options.max_tokens or self._settings.max_tokens,
+            max_tokens=self.max_tokens(options),
             temperature=options.temperature,
             top_p=options.top_p,
             top_k=options.top_k,

@@ -18,8 +18,8 @@ from gemma_mcp.server.arguments import (
     ModelName,
 )
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.files import TextFiles, compose
-from gemma_mcp.server.images import Images
+from gemma_mcp.server.inputs.files import TextFiles, compose
+from gemma_mcp.server.inputs.images import Images
 from gemma_mcp.server.replies import Reply
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.sessions import Session, Sessions
@@ -62,7 +62,8 @@ class ChatArguments(Arguments):
     ] = None
     files: FileList = None
     images: Annotated[
-        ImageList | None, Field(description="Images of this turn: paths in the project folder, data URIs or base64.")
+        ImageList | None,
+        Field(description="Images of this turn: paths or patterns in the project folder, data URIs or base64."),
     ] = None
     model: ModelName = None
     max_tokens: MaxTokens = None

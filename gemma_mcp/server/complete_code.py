@@ -13,7 +13,7 @@ from gemma_mcp.chat.messages import Message
 from gemma_mcp.errors import ContextOverflowError, InvalidReplyError, RequestError, UnsupportedError
 from gemma_mcp.server.arguments import Arguments, MaxSeconds, MaxTokens, ModelName
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.files import TextFiles
+from gemma_mcp.server.inputs.files import TextFiles
 from gemma_mcp.server.insertion import LineEnds, is_prose, split_at, to_lf, without_tail
 from gemma_mcp.server.replies import Reply
 from gemma_mcp.server.results import result_of
@@ -96,6 +96,7 @@ class Gap:
     language: str
     ends: LineEnds
     notes: tuple[str, ...] = ()
+    source_note: str = ""
 
     @classmethod
     def between(cls, prefix: str, suffix: str, language: str) -> "Gap":
@@ -134,7 +135,7 @@ class CompleteCode:
         gap = await self._gap(given)
         reply, gap = await self._fill_what_fits(context, gap, options)
         reply = replace(reply, text=gap.ends.restore(reply.text))
-        return result_of(reply, notes=gap.notes)
+        return result_of(reply, notes=(gap.source_note, *gap.notes))
 
     async def _gap(self, given: CompleteCodeArguments) -> Gap:
         if given.file is None:
@@ -146,7 +147,7 @@ class CompleteCode:
         read = await self._files.read_text(given.file)
         prefix, suffix = split_at(given.file, read.text, given.line, given.column)
         language = given.language or LANGUAGES.get(PurePosixPath(read.name).suffix.lower(), "")
-        return _unless_empty(Gap.between(prefix, suffix, language))
+        return _unless_empty(replace(Gap.between(prefix, suffix, language), source_note=read.note))
 
     async def _fill_what_fits(self, context: Context, gap: Gap, options: Options) -> tuple[Reply, Gap]:
         for _ in range(ATTEMPTS - 1):

@@ -1,11 +1,13 @@
 """The tool `generate_text`: one prompt, one reply."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Literal
 
 from mcp.server.mcpserver import Context
-from mcp.types import CallToolResult
+from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
+from gemma_mcp.errors import ContextOverflowError, InputRefusedError, RequestError
 from gemma_mcp.server.arguments import (
     NOT_BLANK,
     Arguments,
@@ -17,11 +19,12 @@ from gemma_mcp.server.arguments import (
     SystemText,
 )
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.files import TextFiles, compose
-from gemma_mcp.server.replies import TimeBox
+from gemma_mcp.server.inputs.files import TextFiles
+from gemma_mcp.server.output import OutputFile, OutputFolder
+from gemma_mcp.server.overflow import Task, explained_overflow, work_through
+from gemma_mcp.server.replies import Reply, TimeBox
 from gemma_mcp.server.results import result_of
-from gemma_mcp.server.tool import GemmaTool
-from gemma_mcp.wire import ChatMessage
+from gemma_mcp.server.tool import ADDS_FILES, READS_ONLY, REPLACES_FILES, GemmaTool
 
 __all__ = ["generate_text_tool"]
 
@@ -29,9 +32,9 @@ DESCRIPTION = """\
 Hand a text job to a Gemma model on the user's own machine: summarise, classify, extract to JSON, rewrite, translate, \
 draft a commit message, triage a log.
 
-Use it when a job is mechanical and the input is long: pass `files` (paths, or `path:10-80`) instead of reading them \
-yourself, and only the digest enters your context. Use it for private files: nothing leaves the machine. Several calls \
-at once are fine; they share the model.
+Use it when a job is mechanical and the input is long: pass `files` (paths, `path:10-80`, `src/**/*.py`, `git:diff`) \
+instead of reading them yourself, and only the digest enters your context. Use it for private files: nothing leaves \
+the machine. Several calls at once are fine; they share the model.
 
 Do not use it for what needs your own judgement, knowledge of recent events or long reasoning: the model is small. Do \
 not use it to fill in code at a cursor (complete_code), to look at images (analyze_image) or for a conversation (chat).
@@ -48,6 +51,13 @@ class GenerateTextArguments(Arguments):
     ]
     system: SystemText = None
     files: FileList = None
+    overflow: Annotated[
+        Literal["refuse", "chunk"],
+        Field(
+            description="What to do when `files` do not fit the model's context: 'refuse' says how much is too much; "
+            "'chunk' does the task for one piece after another and merges the answers."
+        ),
+    ] = "refuse"
     max_tokens: MaxTokens = None
     temperature: Annotated[
         float | None,
@@ -69,21 +79,87 @@ class GenerateTextArguments(Arguments):
     max_seconds: MaxSeconds = None
 
 
-def generate_text_tool(caller: Caller, files: TextFiles) -> GemmaTool:
-    """The tool."""
+class AddingArguments(GenerateTextArguments):
+    """Arguments where the configuration lets replies go to new files."""
 
-    async def generate_text(context: Context, given: GenerateTextArguments) -> CallToolResult:
-        box = caller.box(given.max_seconds)
-        read = await files.read(given.files or [])
-        messages = [ChatMessage(role="user", content=compose(read, given.prompt))]
-        if given.system:
-            messages.insert(0, ChatMessage(role="system", content=given.system))
-        reply = await caller.chat(context, messages, _options(box, given))
-        return result_of(reply, notes=tuple(file.note for file in read if file.note))
+    output: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="File below the project folder to write the whole reply to; its folder must exist, and it must "
+            "not. The result is then a short digest: use it for what you need not read.",
+        ),
+    ] = None
 
+
+class ReplacingArguments(AddingArguments):
+    """Arguments where replies may also replace files."""
+
+    overwrite: Annotated[bool, Field(description="Replace the file that `output` names if it exists.")] = False
+
+
+WRITING: dict[str, tuple[type[GenerateTextArguments], ToolAnnotations]] = {
+    "never": (GenerateTextArguments, READS_ONLY),
+    "new": (AddingArguments, ADDS_FILES),
+    "overwrite": (ReplacingArguments, REPLACES_FILES),
+}
+"""By `server.write`. Calls of a tool that only reads run at the same time, which is worth more than `output` to most:
+so by default the argument is not there, and where it is, the hints say so."""
+
+
+class GenerateText:
+    """One prompt, one reply."""
+
+    def __init__(self, caller: Caller, files: TextFiles) -> None:
+        self._caller = caller
+        self._files = files
+        self._folder = OutputFolder(files.policy)
+
+    async def generate_text(self, context: Context, given: GenerateTextArguments) -> CallToolResult:
+        """The body of the tool."""
+        box = self._caller.box(given.max_seconds)
+        output = await self._output(given)
+        read = await box.within(self._files.read(given.files or []), "The files were not read yet")
+        task = Task(given.prompt, given.system, read)
+        reply = await _reply(self._caller, context, task, given.overflow, _options(box, given))
+        notes = tuple(file.note for file in read if file.note)
+        return result_of(reply if output is None else await _written(reply, output), notes=notes)
+
+    async def _output(self, given: GenerateTextArguments) -> OutputFile | None:
+        """The file to write, refused before a model works for nothing."""
+        overwrite = isinstance(given, ReplacingArguments) and given.overwrite
+        if not isinstance(given, AddingArguments) or given.output is None:
+            if overwrite:
+                raise RequestError("`overwrite` was given without `output`.", "Say which file to replace.")
+            return None
+        return await self._folder.file(given.output, overwrite=overwrite)
+
+
+def generate_text_tool(caller: Caller, files: TextFiles, write: str = "never") -> GemmaTool:
+    """The tool; `write` as in the configuration."""
+    arguments, annotations = WRITING[write]
+    body = GenerateText(caller, files).generate_text
     return GemmaTool.make(
-        "generate_text", "Generate text", DESCRIPTION, GenerateTextArguments, generate_text, max_result=200_000
+        "generate_text", "Generate text", DESCRIPTION, arguments, body, max_result=200_000, annotations=annotations
     )
+
+
+async def _written(reply: Reply, output: OutputFile) -> Reply:
+    """The digest in place of the reply; the reply itself when it could not be written, so that it is not lost."""
+    try:
+        digest = await output.write(reply.text, reply.usage.completion_tokens if reply.usage else None)
+    except InputRefusedError as error:
+        return replace(reply, notes=(*reply.notes, f"not written to a file, so it stands here: {error.message}"))
+    return replace(reply, text=digest)
+
+
+async def _reply(caller: Caller, context: Context, task: Task, overflow: str, options: Options) -> Reply:
+    if overflow == "chunk" and task.files:
+        return await work_through(caller, context, task, options)
+    try:
+        return await caller.chat(context, task.messages(task.files, task.prompt), options)
+    except ContextOverflowError as error:
+        raise await explained_overflow(caller, error, task.files, options, chunks=True) from None
 
 
 def _options(box: TimeBox, given: GenerateTextArguments) -> Options:

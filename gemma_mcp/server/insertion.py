@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from gemma_mcp.errors import InputRefusedError
-from gemma_mcp.server.files import split_lines
+from gemma_mcp.server.inputs.files import split_lines
 
 __all__ = ["LineEnds", "is_prose", "split_at", "to_lf", "without_tail"]
 

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from time import monotonic
+from typing import Protocol
 
 import anyio
 
-__all__ = ["LONGEST_MESSAGE", "Progress", "reporting"]
+__all__ = ["LONGEST_MESSAGE", "Lead", "Progress", "Speaker", "reporting"]
 
 LONGEST_MESSAGE = 200
 """Characters; Claude Code shows no more."""
@@ -18,6 +20,29 @@ SMALLEST_STEP = 0.001
 """Seconds by which `progress` rises at least."""
 
 Send = Callable[[float, str], Awaitable[None]]
+
+
+class Speaker(Protocol):
+    """Whoever takes the newest message of a call."""
+
+    def say(self, message: str) -> None:
+        """Replace the message."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lead:
+    """One of several parts of a call: its messages say which."""
+
+    speaker: Speaker
+    name: str
+
+    def say(self, message: str) -> None:
+        """Pass the message on, its newest end kept where it gets too long."""
+        room = LONGEST_MESSAGE - len(self.name) - 3
+        head, sign, text = message.rpartition(" · ")
+        text = text if len(message) <= room else "…" + text[1 + len(message) - room :]
+        self.speaker.say(f"{self.name} · {head}{sign}{text}")
 
 
 class Progress:

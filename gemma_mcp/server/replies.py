@@ -1,20 +1,23 @@
 """A reply while it streams in: the text, the counts, what to say meanwhile, and what is left when time is up."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TypeVar
 
 import anyio
 
 from gemma_mcp.errors import DeadlineError, RemoteError
 from gemma_mcp.server.pace import Pace, duration
-from gemma_mcp.server.progress import LONGEST_MESSAGE, Progress
+from gemma_mcp.server.progress import LONGEST_MESSAGE, Speaker
 from gemma_mcp.wire import ChatCompletion, Choice, ModelCard, WireTimings, WireUsage
 
 __all__ = ["ChunkStream", "Reply", "TimeBox", "collect"]
 
 ChunkStream = AbstractAsyncContextManager[AsyncIterator[ChatCompletion]]
+
+T = TypeVar("T")
 
 GRACE = 2.0
 """Seconds after the deadline in which the engine may hand over what it has, before we leave without it."""
@@ -36,6 +39,15 @@ class TimeBox:
     def remaining(self) -> float:
         """Seconds until the deadline; never quite 0, since the wire takes positive numbers only."""
         return max(0.001, self.seconds - self.elapsed)
+
+    async def within(self, work: Awaitable[T], late: str) -> T:
+        """Wait for some work. Raises DeadlineError when the deadline comes first; `late` says what is missing then."""
+        with anyio.move_on_after(self.remaining):
+            return await work
+        raise DeadlineError(
+            f"{late} when the {self.seconds:g} s of this call were over.",
+            "Call again in a moment, or with a higher max_seconds.",
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +160,7 @@ class Transcript:
 
 
 async def collect(
-    stream: ChunkStream, model: str, box: TimeBox, progress: Progress, max_tokens: int | None = None
+    stream: ChunkStream, model: str, box: TimeBox, progress: Speaker, max_tokens: int | None = None
 ) -> Reply:
     """Read a stream to its end or until the time box closes. Leaving the stream ends the engine's work on it."""
     transcript = Transcript(model, box, max_tokens)

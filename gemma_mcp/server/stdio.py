@@ -88,7 +88,7 @@ def _prepared(wire: Wire, environ: Mapping[str, str]) -> Callable[[], Awaitable[
     from gemma_mcp.client.pool import EnginePool
     from gemma_mcp.places import Places
     from gemma_mcp.server.app import build_server
-    from gemma_mcp.server.paths import project_root
+    from gemma_mcp.server.inputs.paths import project_root
     from gemma_mcp.server.transport import serve_pipes
     from gemma_mcp.settings_sources import load_settings
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from gemma_mcp.errors import GemmaError, RequestError
 from gemma_mcp.server.arguments import Arguments, parse_arguments, published_schema
 
-__all__ = ["REFUSED_KEY", "GemmaTool"]
+__all__ = ["ADDS_FILES", "READS_ONLY", "REFUSED_KEY", "REPLACES_FILES", "GemmaTool"]
 
 Body = Callable[[Context, Any], Awaitable[CallToolResult]]
 
@@ -22,7 +22,13 @@ REFUSED_KEY = "gemma-mcp/refused"
 """In a request's `_meta`: why its arguments could not be read (see `lines.py`)."""
 
 READS_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
-"""All tools read files at most. Claude Code runs calls of such tools at the same time."""
+"""Of tools that read files at most. Claude Code runs calls of such tools at the same time."""
+
+ADDS_FILES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
+REPLACES_FILES = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
+)
+"""Of a tool that the configuration lets write. The hints say what it can do, not what most calls of it do."""
 
 
 class GemmaTool(Tool):
@@ -43,6 +49,7 @@ class GemmaTool(Tool):
         arguments: type[Arguments],
         body: Body,
         max_result: int | None = None,
+        annotations: ToolAnnotations = READS_ONLY,
     ) -> "GemmaTool":
         """`max_result`: characters of a result that Claude Code may show without moving it to a file."""
         return cls(
@@ -54,7 +61,7 @@ class GemmaTool(Tool):
             fn_metadata=FuncMetadata(arg_model=ArgModelBase),
             is_async=True,
             context_kwarg=None,
-            annotations=READS_ONLY,
+            annotations=annotations,
             meta={"anthropic/maxResultSizeChars": max_result} if max_result else None,
             arguments_model=arguments,
             body=body,

@@ -53,8 +53,9 @@ def add_fixtures(server: MCPServer) -> None:
 async def main() -> None:
     settings = load_settings(os.environ).settings
     tasks = Tasks(settings.server, required=REQUIRED_TASKS, inline_seconds=INLINE_SECONDS)
-    async with EnginePool(settings, Places.find(os.environ)) as pool:
-        server = build_server(pool, settings, None, extra=add_fixtures, tasks=tasks)
+    places = Places.find(os.environ)
+    async with EnginePool(settings, places) as pool:
+        server = build_server(pool, settings, None, places, extra=add_fixtures, tasks=tasks)
         app = mcp_app(
             server,
             allowed_names(),

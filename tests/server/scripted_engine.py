@@ -12,7 +12,7 @@ from mcp.types import CallToolResult, TextContent
 
 from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
-from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, CompletionRequest, GenerationOptions
+from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, CompletionRequest, GenerationOptions, TokenCounts
 
 DEFAULTS = Path(__file__).parents[2] / "config" / "defaults.toml"
 
@@ -58,6 +58,7 @@ class ScriptedEngines:
     def __init__(self) -> None:
         self.scripts: list[Sequence[Step]] = [[said("fine"), finished()]]
         self.requests: list[GenerationOptions] = []
+        self.counted: list[tuple[str, tuple[str, ...]]] = []
         self.running = 0
         self.entered = anyio.Event()
         self.left = anyio.Event()
@@ -71,6 +72,11 @@ class ScriptedEngines:
 
     def complete(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[ChatCompletion]]:
         return self._stream(request)
+
+    async def count_tokens(self, model: str, texts: Sequence[str]) -> TokenCounts:
+        """A token is a character."""
+        self.counted.append((model, tuple(texts)))
+        return TokenCounts(model=model, context_length=8192, counts=tuple(len(text) for text in texts))
 
     @asynccontextmanager
     async def _stream(self, request: GenerationOptions) -> AsyncGenerator[AsyncIterator[ChatCompletion]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from mcp import Client
-from scripted_engine import Connect, ScriptedEngines, settings
+from scripted_engine import Connect, ScriptedEngines, home_of, settings
 
 from gemma_mcp.server.app import INSTRUCTIONS, build_server
 
@@ -28,7 +28,7 @@ async def test_nothing_is_so_long_that_a_client_cuts_it(connect: Connect, era: s
 async def test_every_listing_has_the_same_order(engines: ScriptedEngines, tmp_path: Path) -> None:
     listings: list[list[str]] = []
     for _ in range(3):
-        async with Client(build_server(engines, settings(), tmp_path)) as client:
+        async with Client(build_server(engines, settings(), tmp_path, home_of(tmp_path))) as client:
             listings.append([tool.model_dump_json() for tool in (await client.list_tools()).tools])
     assert listings[0] == listings[1] == listings[2]
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from scripted_engine import Connect, ScriptedEngines, error_of
 
-from gemma_mcp.server.files import split_lines
-from gemma_mcp.server.paths import project_root
+from gemma_mcp.server.inputs.files import split_lines
+from gemma_mcp.server.inputs.paths import project_root
 
 
 async def refusal(connect: Connect, *files: str, **changes: Any) -> str:
@@ -24,6 +24,8 @@ async def refusal(connect: Connect, *files: str, **changes: Any) -> str:
         ("üñ€😀".encode(), "üñ€😀"),
         (b"\xff\xfe" + "wide ü".encode("utf-16-le"), "wide ü"),
         (b"\xfe\xff" + "wide ü".encode("utf-16-be"), "wide ü"),
+        (b"\xff\xfe\0\0" + "wide ü".encode("utf-32-le"), "wide ü"),
+        (b"\0\0\xfe\xff" + "wide ü".encode("utf-32-be"), "wide ü"),
         (b"", ""),
     ],
 )
@@ -38,7 +40,7 @@ async def test_text_in_every_usual_encoding_is_read(
 
 @pytest.mark.parametrize(
     "data",
-    [b"\x89PNG\r\n\x1a\n\0\0", b"latin \xfc", b"nul\0", b"\xff\xfe\0\0x\0\0\0", b"\xff\xfex"],
+    [b"\x89PNG\r\n\x1a\n\0\0", b"latin \xfc\x01", b"nul\0", b"\xff\xfe\0\0x\0\0", b"\xff\xfex"],
 )
 async def test_what_is_no_text_is_refused(connect: Connect, project: Path, data: bytes) -> None:
     (project / "a.bin").write_bytes(data)
@@ -122,7 +124,7 @@ async def test_a_file_that_may_not_be_read_is_refused(connect: Connect, project:
 async def test_a_file_that_is_too_large_is_refused_with_both_sizes(connect: Connect, project: Path) -> None:
     (project / "big.txt").write_bytes(b"x" * 1001)
     text = await refusal(connect, "big.txt", max_file_bytes=1000)
-    assert text == "big.txt: it has 1,001 bytes, more than the 1,000 that are allowed."
+    assert text.startswith("big.txt: it has 1,001 bytes, more than the 1,000 that are allowed. Name a smaller one")
 
 
 async def test_too_many_files_are_refused(connect: Connect, project: Path) -> None:

@@ -156,6 +156,72 @@ async def test_an_animation_shows_its_first_frame(connect: Connect, engines: Scr
     assert sent(engines)[0].getpixel((3, 3)) == RED
 
 
+async def test_frames_that_are_not_looked_at_are_told(connect: Connect, project: Path) -> None:
+    frames = [picture((8, 8), colour) for colour in (RED, BLUE, RED)]
+    (project / "a.gif").write_bytes(as_file(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    (project / "a.tif").write_bytes(as_file(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
+    line = await look(connect, "a.gif", "a.tif")
+    assert "a.gif: the first of its 3 frames" in line
+    assert "a.tif: the first of its 3 frames" in line
+
+
+async def test_a_pattern_names_images_in_order(connect: Connect, engines: ScriptedEngines, project: Path) -> None:
+    (project / "shots").mkdir()
+    for number in (3, 1, 2):
+        (project / "shots" / f"{number}.png").write_bytes(as_file(picture((number, 10))))
+    (project / "shots" / "key.pem").write_bytes(b"k")
+    line = await look(connect, "shots/*.png", "shots/2.png")
+    assert [image.width for image in sent(engines)] == [1, 2, 3, 2]
+    assert "left out" not in line
+    assert "3 files match, more than the 2" in await refusal(connect, "shots/*.png", max_images=2)
+    assert "4 were given, more than the 3" in await refusal(connect, "shots/*.png", "shots/1.png", max_images=3)
+    assert "it matches no file" in await refusal(connect, "shots/*.jpg")
+    assert "all that it matches is secret" in await refusal(connect, "shots/*.pem")
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "AVIF"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"<svg/>", "SVG"),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE svg>\n<svg xmlns="http://www.w3.org/2000/svg">', "SVG"),
+        (b"8BPS\0\1", "PSD"),
+        (b"\0\0\1\0\1\0", "ICO"),
+    ],
+)
+async def test_formats_that_are_not_read_are_named(connect: Connect, project: Path, data: bytes, name: str) -> None:
+    (project / "x").write_bytes(data)
+    text = await refusal(connect, "x")
+    assert text == f"x: {name} is not read here. Formats: PNG, JPEG, WEBP, GIF, BMP, TIFF."
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("http://example.org/a.png", "it is a web address, and nothing is fetched"),
+        ("id_rsa", "by its name it holds secrets"),
+        ("alias.png", "by its name it holds secrets"),
+        ("/dev/zero", "outside the project folder"),
+        ("/proc/self/mem", "outside the project folder"),
+    ],
+)
+async def test_the_policy_of_paths_holds_for_images(connect: Connect, project: Path, path: str, reason: str) -> None:
+    (project / "id_rsa").write_bytes(as_file(picture()))
+    (project / "alias.png").symlink_to("id_rsa")
+    assert reason in await refusal(connect, path)
+
+
+async def test_colours_for_printing_are_converted(connect: Connect, engines: ScriptedEngines, project: Path) -> None:
+    (project / "a.jpg").write_bytes(as_file(picture((8, 8), (0, 255, 255, 0), "CMYK"), "JPEG"))
+    await look(connect, "a.jpg")
+    pixel = sent(engines)[0].getpixel((3, 3))
+    assert isinstance(pixel, tuple)
+    assert max(abs(a - b) for a, b in zip(pixel, RED, strict=True)) < 12
+
+
 async def test_a_file_is_meant_when_its_name_could_be_base64(
     connect: Connect, engines: ScriptedEngines, project: Path
 ) -> None:
@@ -181,7 +247,7 @@ async def test_a_truncated_image_is_refused(connect: Connect, project: Path, kin
     assert text.startswith("half: it is a damaged image") or text.startswith("half: it is not an image")
 
 
-@pytest.mark.parametrize("data", [b"", b"no image at all", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n" + b"\xff" * 50, b"<svg/>"])
+@pytest.mark.parametrize("data", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\xff" * 50])
 async def test_what_is_no_image_is_refused(connect: Connect, project: Path, data: bytes) -> None:
     (project / "x.png").write_bytes(data)
     text = await refusal(connect, "x.png")

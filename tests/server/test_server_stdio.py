@@ -308,7 +308,7 @@ def test_arguments_go_to_the_command_line() -> None:
 def test_a_server_that_has_not_been_asked_holds_neither_a_runtime_nor_pillow() -> None:
     code = "import gemma_mcp.server.app, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=True)
-    assert "gemma_mcp.server.images" in loaded.stdout.split()
+    assert "gemma_mcp.server.inputs.images" in loaded.stdout.split()
     assert not {"PIL", "llama_cpp", "jinja2", "numpy", "jsonschema_rs", "psutil"} & set(loaded.stdout.split())
 
 

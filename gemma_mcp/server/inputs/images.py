@@ -7,15 +7,19 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
 from gemma_mcp.errors import InputRefusedError
 from gemma_mcp.server.arguments import Detail
-from gemma_mcp.server.paths import PathPolicy, shorten
+from gemma_mcp.server.inputs.globs import Found, find_files, is_glob
+from gemma_mcp.server.inputs.path_forms import shorten
+from gemma_mcp.server.inputs.paths import PathPolicy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +37,18 @@ MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*
 BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 LONGEST_PATH = 4096
 DATA_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[\w.+=-]+)*),(?P<data>.*)", re.DOTALL)
+OTHERS = {
+    "HEIC": re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL),
+    "AVIF": re.compile(rb".{4}ftypavi[fs]", re.DOTALL),
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ", re.DOTALL),
+    "PDF": re.compile(rb"%PDF-"),
+    "SVG": re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?)?(?:<!.*?)?<svg[\s/>]", re.DOTALL),
+    "PSD": re.compile(rb"8BPS"),
+    "ICO": re.compile(rb"\0\0\x01\0"),
+}
+"""Formats that people take for images and that are not decoded: converting them is a line, their decoders are not."""
+
+SNIFFED_BYTES = 1024
 WHITE = (255, 255, 255)
 
 
@@ -65,19 +81,38 @@ class Images:
     async def read(self, specs: Sequence[str], detail: Detail) -> list[PreparedImage]:
         """The images in the order given. Raises InputRefusedError naming the image and the reason."""
         if len(specs) > self.limits.images:
-            raise InputRefusedError(
-                "images", f"{len(specs)} were given, more than the {self.limits.images} that server.max_images allows"
-            )
-        return await anyio.to_thread.run_sync(lambda: [self._prepare(n, s, detail) for n, s in enumerate(specs, 1)])
+            raise self._too_many(len(specs))
+        return await anyio.to_thread.run_sync(partial(self._read_all, specs, detail), abandon_on_cancel=True)
+
+    def _read_all(self, specs: Sequence[str], detail: Detail) -> list[PreparedImage]:
+        """The whole list is known before the first image is decoded."""
+        found = [self._expand(spec.strip()) for spec in specs]
+        paths = [path for one in found for path in one.paths]
+        if len(paths) > self.limits.images:
+            raise self._too_many(len(paths))
+        images = [self._prepare(number, path, detail) for number, path in enumerate(paths, 1)]
+        notes = " · ".join(one.note for one in found if one.note)
+        return [_noted(images[0], notes), *images[1:]] if images else []
+
+    def _expand(self, spec: str) -> Found:
+        """The files of a pattern; anything else as it is."""
+        if len(spec) > LONGEST_PATH or spec[:5].lower() == "data:" or not is_glob(spec) or self.policy.exists(spec):
+            return Found((spec,))
+        return find_files(self.policy, spec, self.limits.images)
+
+    def _too_many(self, count: int) -> InputRefusedError:
+        why = f"{count:,} were given, more than the {self.limits.images} that server.max_images allows"
+        return InputRefusedError("images", why, "Name fewer at once.")
 
     def _prepare(self, number: int, spec: str, detail: Detail) -> PreparedImage:
-        name, data = self._bytes(number, spec.strip())
+        name, data = self._bytes(number, spec)
         if len(data) > self.limits.file_bytes:
             raise InputRefusedError(
                 name, f"it has {len(data):,} bytes, more than the {self.limits.file_bytes:,} that are allowed"
             )
-        image = _decode(name, data, self.limits.pixels)
-        return _encode(name, image, LONGEST_SIDE[detail])
+        image, frames = _decode(name, data, self.limits.pixels)
+        first = f"{name}: the first of its {frames} frames" if frames > 1 else ""
+        return _noted(_encode(name, image, LONGEST_SIDE[detail]), first)
 
     def _bytes(self, number: int, spec: str) -> tuple[str, bytes]:
         """What to call the image, and its file."""
@@ -89,7 +124,8 @@ class Images:
             return f"image {number}", data
         if len(spec) > LONGEST_PATH:
             raise InputRefusedError(f"image {number}", "it is neither a path nor base64 of an image")
-        return shorten(spec), self.policy.read(spec, self.limits.file_bytes).data
+        opened = self.policy.read(spec, self.limits.file_bytes)
+        return (opened.name if Path(spec).is_absolute() else shorten(spec)), opened.data
 
 
 def _from_base64(text: str) -> bytes | None:
@@ -113,8 +149,12 @@ def _from_data_uri(name: str, spec: str) -> bytes:
     return data
 
 
-def _decode(name: str, data: bytes, max_pixels: int) -> "Image":
-    """The first frame, turned as its EXIF data says, on white, as RGB."""
+def _noted(image: PreparedImage, note: str) -> PreparedImage:
+    return replace(image, note=" · ".join(filter(None, (image.note, note))))
+
+
+def _decode(name: str, data: bytes, max_pixels: int) -> "tuple[Image, int]":
+    """The first frame, turned as its EXIF data says, on white, as RGB; and how many frames there are."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -122,16 +162,26 @@ def _decode(name: str, data: bytes, max_pixels: int) -> "Image":
             if image.width * image.height > max_pixels:
                 why = f"it has {image.width}x{image.height} pixels, more than the {max_pixels:,} that are allowed"
                 raise InputRefusedError(name, why, "Send a smaller one.")
+            frames = getattr(image, "n_frames", 1)
+            image.seek(0)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image)), frames
     except InputRefusedError:
         raise
     except UnidentifiedImageError:
-        raise InputRefusedError(name, "it is not an image", f"Formats: {', '.join(FORMATS)}.") from None
+        raise InputRefusedError(name, _what_it_is(data), f"Formats: {', '.join(FORMATS)}.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputRefusedError(name, "it has too many pixels", "Send a smaller one.") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on a corrupt file
         raise InputRefusedError(name, "it is a damaged image") from error
+
+
+def _what_it_is(data: bytes) -> str:
+    """Why it is refused, by name where people wonder: it opens on their screens."""
+    for name, form in OTHERS.items():
+        if form.match(data[:SNIFFED_BYTES]):
+            return f"{name} is not read here"
+    return "it is not an image"
 
 
 def _to_rgb(image: "Image") -> "Image":
