@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from training import tasks, words
-from training.draw import Draw
+from training.draw import Draw, stdlib_words
 from training.tokenizer import SPACE, Encoded, Tokenizer, build, frequent_words
 
 WORK = Path(__file__).parent / "build"
@@ -20,6 +20,8 @@ image shape colour color circle square triangle shapes picture text says number 
 are and two three four one red green blue yellow black white orange purple pink see first second same both
 images where what which how many in the on at middle
 """)
+PAYLOAD_LEAST = 750
+"""How often in 60,000 samples a word of the word games must occur to become a token."""
 PAYLOAD = frozenset(words.table("repeat count reverse upper lower spell unknown count_file"))
 
 
@@ -37,12 +39,22 @@ def _text(job: str, sample: tasks.Sample) -> str:
     )
 
 
-def make_vocabulary() -> Tokenizer:
+def vocabulary_words() -> list[str]:
+    """The whole words that become one token.
+
+    A word that games may be played with must be frequent to be worth it: its letters, which the games need, are hidden
+    in a token, and have to be learnt by heart. Spelled in characters it is copied, turned round and put in capitals as
+    any other word is.
+    """
     draw = Draw(7)
-    pairs = [tasks.sample(draw) for _ in range(60_000)]
-    chosen = frequent_words((_text(*pair) for pair in pairs), least=150, most=240)
-    chosen += [word for word in PICTURE_WORDS if word not in chosen]
-    return Tokenizer(build(chosen))
+    texts = [_text(*tasks.sample(draw)) for _ in range(60_000)]
+    payload = set(stdlib_words()) - set(frequent_words(texts, least=PAYLOAD_LEAST, most=240))
+    chosen = [word for word in frequent_words(texts, least=150, most=240) if word not in payload]
+    return chosen + [word for word in PICTURE_WORDS if word not in chosen]
+
+
+def make_vocabulary() -> Tokenizer:
+    return Tokenizer(build(vocabulary_words()))
 
 
 def encode(tokenizer: Tokenizer, sample: tasks.Sample, dropout: float, rng: random.Random) -> Encoded:

@@ -1,7 +1,7 @@
 """Reads GGUF files back into a checkpoint: `python -m training.restore FOLDER`. The inverse of `training.export`.
 
-Training can so go on from the shipped files. Q8_0 rounds, so the checkpoint equals the exported one only nearly;
-the vocabulary is the file's own.
+Training can so go on from the shipped files. Q8_0 rounds, so the checkpoint equals the exported one only nearly. The
+vocabulary is the file's own, or with `--narrow` the part of it that today's rules would choose.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import gguf
 import torch
 from torch import Tensor
 
-from training.data import WORK
+from training.data import WORK, vocabulary_words
 from training.export import BLOCK_MATRICES, BLOCK_NORMS, KINDS, TOWER_PARTS
 from training.model import Config
-from training.tokenizer import Piece, Tokenizer
+from training.tokenizer import SPACE, Piece, Tokenizer, build
 from training.train_text import save
 
 
@@ -70,17 +70,27 @@ def read_tokenizer(file: Stored) -> Tokenizer:
     return Tokenizer([Piece(text, score, kinds[kind]) for text, score, kind in zip(*fields, strict=True)])
 
 
+def narrowed(embedding: Tensor, old: Tokenizer, new: Tokenizer) -> Tensor:
+    """The rows of the pieces that a smaller vocabulary keeps."""
+    return embedding[[old.id[piece.text] for piece in new.pieces]].clone()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--narrow", action="store_true", help="keep only words that are still worth a token")
     parser.add_argument("--out", type=Path, default=WORK / "restored.pt")
     options = parser.parse_args()
     text, tower = Stored(options.folder / "starter.gguf"), Stored(options.folder / "mmproj.gguf")
-    tokenizer = read_tokenizer(text)
+    stored = tokenizer = read_tokenizer(text)
+    if options.narrow:
+        tokenizer = Tokenizer(build(word for word in vocabulary_words() if SPACE + word in stored.normal))
     config = Config(vocabulary=len(tokenizer))
+    state = read_text(text, config)
+    state["embedding.weight"] = narrowed(state["embedding.weight"], stored, tokenizer)
     WORK.mkdir(exist_ok=True)
     tokenizer.save(WORK / "tokenizer.json")
-    save(options.out, text=read_text(text, config), vision=read_tower(tower, config), config=asdict(config), step=0)
+    save(options.out, text=state, vision=read_tower(tower, config), config=asdict(config), step=0)
     print(f"vocabulary {len(tokenizer)}, written to {options.out}")
 
 
