@@ -20,9 +20,20 @@ from gemma_mcp.errors import CapacityError, GemmaError
 from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.settings_sources import load_settings
-from gemma_mcp.state import EngineState, engine_lock_path, fingerprint, private_folder, remove_state, write_state
+from gemma_mcp.state import (
+    EngineState,
+    engine_lock_path,
+    fingerprint,
+    private_folder,
+    read_state,
+    remove_state,
+    write_state,
+)
 
 __all__ = ["main", "run_engine"]
+
+STATE_CHECK_SECONDS = 2.0
+"""How often an engine looks for its state file; without that nobody finds the engine, and nobody can stop it."""
 
 LOCK_SECONDS = 3.0
 """An engine that is being replaced gives up its lock within a tenth of a second."""
@@ -80,6 +91,7 @@ class _Engine:
         self._places = places
         self._state = state
         self._lock = lock
+        self._open = False
 
     async def run(self, listener: socket.socket) -> None:
         """Serve on the socket. Models are unloaded at the end."""
@@ -88,6 +100,7 @@ class _Engine:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._end_when_told, service, server)
                 tasks.start_soon(self._end_when_idle, service, server)
+                tasks.start_soon(self._keep_state)
                 await server.serve(sockets=[listener])
                 tasks.cancel_scope.cancel()
 
@@ -100,11 +113,22 @@ class _Engine:
         await service.activity.ended.wait()
         server.end()
 
+    async def _keep_state(self) -> None:
+        """Write the state file again when somebody has spoiled or removed it."""
+        while True:
+            await anyio.sleep(STATE_CHECK_SECONDS)
+            found = read_state(self._places)
+            if self._open and (found is None or found.token != self._state.token):
+                logging.getLogger(__name__).warning("The state file was lost; it is written again")
+                write_state(self._places, self._state)
+
     def _opened(self) -> None:
         write_state(self._places, self._state)
+        self._open = True
 
     def _closed(self) -> None:
         """From here on the next engine may start, while this one finishes what it has begun."""
+        self._open = False
         remove_state(self._places, self._state.token)
         self._lock.release(force=True)
 
