@@ -83,6 +83,8 @@ class Job:
         self._assembler = TextAssembler(request.stop)
         self._unsent_tokens = 0
         self._unsent_logprobs: list[TokenLogprob] = []
+        self._covered_bytes = 0
+        """Of the text that was sent, those that belong to tokens whose log-probabilities were not."""
         self.events: Mailbox[Event | GemmaError] = Mailbox()
         self._submitted = submitted
         self._admitted: float | None = None
@@ -144,15 +146,37 @@ class Job:
             self._unsent_logprobs.append(sampled.logprob)
         self._post_text(self._assembler.push(sampled.piece), now)
         if self._assembler.stopped:
+            self._unsent_logprobs.clear()  # those of the stop string
             return "stop"
         return "length" if len(self.tokens) >= self.limit else None
 
     def _post_text(self, text: str, now: float) -> None:
         if text and self._first is None:
             self._first = now
-        if text or self._unsent_logprobs:
-            self.post(Delta(text, self._unsent_tokens, tuple(self._unsent_logprobs)))
-            self._unsent_tokens, self._unsent_logprobs = 0, []
+        logprobs = self._certain_logprobs(text) if self._unsent_logprobs else ()
+        if text or logprobs:
+            self.post(Delta(text, self._unsent_tokens, logprobs))
+            self._unsent_tokens = 0
+
+    def _certain_logprobs(self, text: str) -> tuple[TokenLogprob, ...]:
+        """Those of the tokens that `text` makes certain: they spell a stop string as clearly as text does."""
+        count = len(self._unsent_logprobs)
+        if self._assembler.holding or self._assembler.stopped:
+            count = self._count_covered(text)
+        else:
+            self._covered_bytes = 0
+        certain = tuple(self._unsent_logprobs[:count])
+        del self._unsent_logprobs[:count]
+        return certain
+
+    def _count_covered(self, text: str) -> int:
+        """How many tokens the text so far holds as a whole; where bytes were no UTF-8, rather too few."""
+        self._covered_bytes += len(text.replace("\ufffd", "?").encode())
+        for count, one in enumerate(self._unsent_logprobs):
+            if len(one.piece) > self._covered_bytes:
+                return count
+            self._covered_bytes -= len(one.piece)
+        return len(self._unsent_logprobs)
 
     def finish(self, reason: FinishReason) -> None:
         """End the reply, giving out what was held back."""

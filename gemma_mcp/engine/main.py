@@ -6,7 +6,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import anyio
 from filelock import FileLock, Timeout
@@ -25,12 +25,16 @@ from gemma_mcp.state import (
     engine_lock_path,
     fingerprint,
     private_folder,
+    read_state,
     remove_state,
     unusable,
     write_state,
 )
 
 __all__ = ["main", "run_engine"]
+
+STATE_CHECK_SECONDS = 2.0
+"""How often an engine looks for its state file; without that nobody finds the engine, and nobody can stop it."""
 
 LOCK_SECONDS = 3.0
 """An engine that is being replaced gives up its lock within a tenth of a second."""
@@ -91,6 +95,7 @@ class _Engine:
         self._state = state
         self._lock = lock
         self._failure: GemmaError | None = None
+        self._open = False
 
     async def run(self, listener: socket.socket) -> None:
         """Serve on the socket. Models are unloaded at the end. Raises ConfigError without a state file."""
@@ -99,6 +104,7 @@ class _Engine:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._end_when_told, service, server)
                 tasks.start_soon(self._end_when_idle, service, server)
+                tasks.start_soon(self._keep_state)
                 await server.serve(sockets=[listener])
                 tasks.cancel_scope.cancel()
         if self._failure is not None:
@@ -113,15 +119,27 @@ class _Engine:
         await service.activity.ended.wait()
         server.end()
 
+    async def _keep_state(self) -> None:
+        """Write the state file again when somebody has spoiled or removed it."""
+        while True:
+            await anyio.sleep(STATE_CHECK_SECONDS)
+            found = read_state(self._places)
+            if self._open and (found is None or found.token != self._state.token):
+                logging.getLogger(__name__).warning("The state file was lost; it is written again")
+                with suppress(GemmaError):  # tried again at the next look
+                    write_state(self._places, self._state)
+
     def _opened(self, server: EngineServer) -> None:
         try:
             write_state(self._places, self._state)
+            self._open = True
         except GemmaError as error:  # raised where no task group wraps it
             self._failure = error
             server.end()
 
     def _closed(self) -> None:
         """From here on the next engine may start, while this one finishes what it has begun."""
+        self._open = False
         remove_state(self._places, self._state.token)
         self._lock.release(force=True)
 

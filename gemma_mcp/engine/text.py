@@ -18,6 +18,11 @@ class TextAssembler:
         self._held = ""
         self.stopped = False
 
+    @property
+    def holding(self) -> bool:
+        """Whether a stop string may have begun."""
+        return bool(self._stop and (self._held or self._decoder.getstate()[0]))
+
     def push(self, piece: bytes) -> str:
         """The text that has become certain. After a stop string was met, `stopped` is true and nothing follows."""
         if self.stopped:
@@ -31,6 +36,7 @@ class TextAssembler:
 
     def flush(self) -> str:
         """What is still held back, at the end of the reply. Bytes of an unfinished character are dropped."""
+        self._decoder.reset()
         return "" if self.stopped else self._release(len(self._held))
 
     def _release(self, end: int) -> str:

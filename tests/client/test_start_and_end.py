@@ -16,7 +16,7 @@ from gemma_mcp.errors import (
     CapacityError,
     RemoteError,
 )
-from gemma_mcp.state import read_state
+from gemma_mcp.state import read_state, state_path
 from gemma_mcp.testing.engines import EngineHome
 
 
@@ -69,6 +69,20 @@ async def test_stop_ends_the_engine_and_its_workers(home: EngineHome) -> None:
         assert await pool.running() is None
         await until(lambda: not home.processes())
     assert read_state(home.places) is None
+
+
+@pytest.mark.parametrize("content", [None, b"garbage"])
+async def test_an_engine_whose_state_file_is_lost_is_found_again(home: EngineHome, content: bytes | None) -> None:
+    async with home.pool() as pool:
+        await say(pool, "hello")
+        engine = home.state()
+        if content is None:
+            state_path(home.places).unlink()
+        else:
+            state_path(home.places).write_bytes(content)
+        await until(lambda: read_state(home.places) == engine)
+        assert await say(pool, "again") == "again"
+        assert await pool.stop() is True
 
 
 async def test_stop_ends_a_running_request_with_one_clear_reason(home: EngineHome, tmp_path: Path) -> None:

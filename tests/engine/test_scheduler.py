@@ -317,6 +317,17 @@ async def test_logprobs_come_with_their_tokens():
     assert all(item.logprob < 0 and len(item.top) == 1 for item in chosen)
 
 
+@pytest.mark.parametrize(
+    ("said", "stop", "shown"),
+    [("one STOP two", "STOP", "one "), ("a ST STO", "STOP", "a ST STO"), ("aé€", "é€", "a"), ("é!", "é€", "é!")],
+)
+async def test_a_stop_string_never_leaks_by_its_logprobs(said: str, stop: str, shown: str):
+    async with scheduled() as (scheduler, _):
+        text, events = await reply(scheduler, ask(said, stop=(stop,), logprobs=1))
+    tokens = [item.piece for event in events if isinstance(event, Delta) for item in event.logprobs]
+    assert text == b"".join(tokens).decode() == shown
+
+
 async def test_broken_utf8_does_not_break_the_stream():
     async with scheduled() as (scheduler, _):
         text, events = await reply(scheduler, ask("!raw 61ff62c3"))
