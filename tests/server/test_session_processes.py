@@ -26,6 +26,11 @@ def home(tmp_path: Path) -> Iterator[EngineHome]:
     assert home.end() == []
 
 
+def test_a_server_that_starts_does_without_the_database() -> None:
+    code = "import sys, gemma_mcp.server.app, gemma_mcp.client.pool; print('sqlite3' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"False"
+
+
 def store_of(home: EngineHome) -> SessionStore:
     return SessionStore(home.places.sessions, WIDE)
 
