@@ -11,7 +11,7 @@ SIGNATURES = {
     "model max_seconds",
     "complete_code": "prefix suffix file line column language max_tokens model max_seconds",
     "analyze_image": "images question detail json_schema model max_tokens max_seconds",
-    "chat": "message session system files images model max_tokens max_seconds",
+    "chat": "message session fork system files images model max_tokens max_seconds",
 }
 TOOLS = list(SIGNATURES)
 

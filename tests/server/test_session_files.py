@@ -238,6 +238,15 @@ def test_a_repair_of_what_is_no_database_keeps_it_and_starts_anew(store: Session
     say(store, store.new(), "a")
 
 
+def test_a_schema_of_which_not_even_the_letters_can_be_read_can_be_repaired(store: SessionStore) -> None:
+    say(store, store.new(), "a")
+    data = database(store).read_bytes()
+    database(store).write_bytes(data.replace(b"CREATE TABLE message (", b"CREATE TABLE message '\xff"))
+    assert "it is damaged" in reason(store)
+    assert repair(store.folder).aside is not None
+    say(store, store.new(), "on")
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_damaged_bytes_anywhere_end_in_a_sentence_and_can_be_repaired(store: SessionStore, seed: int) -> None:
     session = store.new()

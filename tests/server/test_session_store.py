@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from session_stores import PNG, WIDE, answer, database, rows, say, sound, texts, user
 
-from gemma_mcp.errors import SessionChangedError, UnknownSessionError
+from gemma_mcp.errors import RequestError, SessionChangedError, UnknownSessionError
 from gemma_mcp.server.sessions import Session, SessionStore, retention
 
 
@@ -119,6 +119,14 @@ def test_a_session_nobody_knows_is_refused(store: SessionStore, name: str) -> No
                 ask(name)
     assert store.delete([name]) == []
     assert len(store.summaries()) == 1
+
+
+def test_text_that_is_no_unicode_is_refused(store: SessionStore) -> None:
+    session = say(store, store.new(), "a")
+    for use in (lambda: store.load("\ud800"), lambda: store.delete(["\ud800"]), lambda: say(store, session, "\ud800")):
+        with pytest.raises(RequestError, match="not valid Unicode"):
+            use()
+    assert store.load(session.name) == session
 
 
 def test_the_list_names_the_last_used_first(store: SessionStore) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gemma_mcp.errors import SessionStoreError
+from gemma_mcp.errors import RequestError, SessionStoreError
 from gemma_mcp.state import private_folder
 
 if TYPE_CHECKING:
@@ -88,6 +88,10 @@ def opened(folder: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Genera
             yield db
     except sqlite3.Error as error:
         raise _explained(error, path) from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it cannot read
+        raise damaged(path) from error
+    except UnicodeEncodeError as error:
+        raise RequestError("The request holds text that is not valid Unicode.", "Remove lone surrogates.") from error
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
 

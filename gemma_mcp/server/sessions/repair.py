@@ -51,13 +51,12 @@ def _is_sound(folder: Path) -> bool:
             heads: list[str] = [head for (head,) in db.execute("SELECT head FROM session")]
             return report == "ok" and orphans is None and all(_is_whole(db, head) for head in heads)
     except SessionStoreError as error:
-        if isinstance(error.__cause__, sqlite3.Error) and _code(error.__cause__) not in _in_the_way():
+        cause = error.__cause__
+        if isinstance(cause, UnicodeDecodeError):
+            return False
+        if isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF not in _in_the_way():
             return False
         raise
-
-
-def _code(error: "sqlite3.Error") -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _in_the_way() -> frozenset[int]:
@@ -112,7 +111,7 @@ def _names(old: "sqlite3.Connection") -> Iterator[str]:
         if old.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
             for (name,) in old.execute("SELECT name FROM session ORDER BY place").fetchall():
                 yield name
-    except sqlite3.Error:
+    except (sqlite3.Error, ValueError):
         return
 
 
