@@ -41,9 +41,8 @@ METHODS = (
     "notifications/cancelled", "notifications/progress", "resources/list", "resources/read", "prompts/get",
     "completion/complete", "logging/setLevel", "subscriptions/listen", "tasks/get", "tasks/cancel", "", "no/such",
 )  # fmt: skip
-identities = st.one_of(
-    st.integers(-3, 3), st.sampled_from(("", "x", "check-1", 0, None, 1.5, True, [], {}, 2**70, "y" * 9000))
-)
+ODD_IDENTITIES: tuple[Json, ...] = ("", "x", "check-1", 0, None, 1.5, True, [], {}, 2**70, "y" * 9000)
+identities: st.SearchStrategy[Json] = st.one_of(st.integers(-3, 3), st.sampled_from(ODD_IDENTITIES))
 fields = st.fixed_dictionaries(
     {},
     optional={
