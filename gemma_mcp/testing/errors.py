@@ -20,10 +20,13 @@ def assert_plain(error: GemmaError) -> None:
     assert_plain_text(str(error))
 
 
-def assert_plain_text(text: str) -> None:
-    """The same of an error's text as a tool gives it back: one line, at least two sentences, nothing of the inside."""
+def assert_plain_text(text: str, *, hint: bool = True) -> None:
+    """The same of an error's text as a tool gives it back: one line, at least two sentences, nothing of the inside.
+
+    Without `hint`, one sentence is enough: what is wrong with an argument says what to do.
+    """
     assert "\n" not in text, text
     assert len(text) <= LONGEST, text
     assert not INSIDE.search(text), text
     assert text[-1] in ".)?…`" or text[-1].isalnum(), text
-    assert len(re.findall(r"[.?](?:\s|$)", text)) >= 2 or ": " in text, f"no hint: {text}"
+    assert not hint or len(re.findall(r"[.?](?:\s|$)", text)) >= 2 or ": " in text, f"no hint: {text}"
