@@ -21,7 +21,7 @@ from gemma_mcp.places import Places
 from gemma_mcp.server.app import build_server
 from gemma_mcp.server.http_app import MCP_PATH, allowed_names, max_body_bytes, mcp_app
 from gemma_mcp.server.http_clients import HttpClient, Tokens, configured_clients
-from gemma_mcp.server.http_door import Door
+from gemma_mcp.server.http_door import Door, for_pages
 from gemma_mcp.settings import HttpSettings, Settings
 
 __all__ = ["HttpService"]
@@ -67,7 +67,8 @@ class HttpService:
         security = _security(self._settings.http)
         async with EnginePool(self._settings, self._places) as pool, AsyncExitStack() as stack:
             apps = {self.tokens[one.name]: await self._open(one, pool, security, stack) for one in self.clients}
-            await _Server(Door(apps, security)).serve([self.listener])
+            door = for_pages(Door(apps, security), self._settings.http.allowed_origins)
+            await _Server(door).serve([self.listener])
 
     async def _open(
         self, client: HttpClient, pool: EnginePool, security: TransportSecuritySettings, stack: AsyncExitStack
