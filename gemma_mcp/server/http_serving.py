@@ -30,7 +30,7 @@ KEEP_ALIVE_SECONDS = 30
 
 BACKLOG = 128
 
-GRACE = 0.3
+GRACE = 0.15
 """Seconds between a signal and the end, for what the loop can still send and close."""
 
 WILDCARDS = ("0.0.0.0", "::")
