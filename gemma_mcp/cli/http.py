@@ -24,10 +24,10 @@ def serve_http(given: Invocation) -> NoReturn:
     from gemma_mcp.server.stderr import ErrorPump
 
     service = HttpService(given.loaded.settings, given.places)
-    ErrorPump.install()
-    for line in _greeting(service, shown=sys.stderr.isatty()):
-        tell(line)
-    anyio.run(service.serve)
+    with ErrorPump.passing_on():
+        for line in _greeting(service, shown=sys.stderr.isatty()):
+            tell(line)
+        anyio.run(service.serve)
     os._exit(0)  # nothing that still runs is waited for
 
 

@@ -2,14 +2,27 @@
 
 import hmac
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["Door"]
+__all__ = ["Door", "for_pages"]
+
+METHODS = ("GET", "POST", "DELETE")
+
+HEADERS = (
+    "authorization",
+    "content-type",
+    "last-event-id",
+    "mcp-method",
+    "mcp-name",
+    "mcp-protocol-version",
+    "mcp-session-id",
+)
 
 
 REASONS = {
@@ -49,6 +62,15 @@ class Door:
             if hmac.compare_digest(token, known):
                 found = app
         return found
+
+
+def for_pages(door: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """The door as browsers want it: a page of these origins may ask, without a token, whether it may send one."""
+    if not origins:
+        return door
+    return CORSMiddleware(
+        door, allow_origins=origins, allow_methods=METHODS, allow_headers=HEADERS, expose_headers=["mcp-session-id"]
+    )
 
 
 def _unauthorized() -> JSONResponse:

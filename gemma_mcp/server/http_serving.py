@@ -22,7 +22,7 @@ from gemma_mcp.places import Places
 from gemma_mcp.server.app import build_server
 from gemma_mcp.server.http_app import MCP_PATH, allowed_names, max_body_bytes, mcp_app
 from gemma_mcp.server.http_clients import HttpClient, Tokens, configured_clients
-from gemma_mcp.server.http_door import Door
+from gemma_mcp.server.http_door import Door, for_pages
 from gemma_mcp.settings import HttpSettings, Settings
 
 __all__ = ["HttpService"]
@@ -31,7 +31,7 @@ KEEP_ALIVE_SECONDS = 30
 
 BACKLOG = 128
 
-GRACE = 0.3
+GRACE = 0.15
 """Seconds between a signal and the end, for what the loop can still send and close."""
 
 WILDCARDS = ("0.0.0.0", "::")
@@ -68,7 +68,8 @@ class HttpService:
         security = _security(self._settings.http)
         async with EnginePool(self._settings, self._places) as pool, AsyncExitStack() as stack:
             apps = {self.tokens[one.name]: await self._open(one, pool, security, stack) for one in self.clients}
-            await _Server(Door(apps, security)).serve([self.listener])
+            door = for_pages(Door(apps, security), self._settings.http.allowed_origins)
+            await _Server(door).serve([self.listener])
 
     def _places_of(self, client: HttpClient) -> Places:
         """Clients that were told apart share no conversations: one could read there what only another may read."""

@@ -6,6 +6,7 @@ import stat
 import sys
 import threading
 from collections import deque
+from collections.abc import Generator
 
 __all__ = ["ErrorPump"]
 
@@ -45,6 +46,17 @@ class ErrorPump:
         except OSError:  # there is no stderr at all
             return None
         return cls() if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
+
+    @classmethod
+    @contextlib.contextmanager
+    def passing_on(cls) -> Generator[None]:
+        """A pump, if stderr can block, which is drained at the end."""
+        pump = cls.install()
+        try:
+            yield
+        finally:
+            if pump is not None:
+                pump.drain()
 
     def drain(self) -> None:
         """Pass on what was written so far, for the end of the process. Afterwards nothing is pumped any more."""

@@ -44,6 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
     settings = {
         "GEMMA_MCP_MODEL_DEFAULT": "echo",
         "GEMMA_MCP_HTTP_CLIENTS": json.dumps([f"left={left}", f"right={right}", "guest"]),
+        "GEMMA_MCP_HTTP_ALLOWED_ORIGINS": '["https://page.example"]',
         "GEMMA_MCP_SERVER_MAX_PROMPT_BYTES": "1000000",
         "GEMMA_MCP_SERVER_MAX_IMAGE_BYTES": "1000000",
     }
@@ -144,6 +145,20 @@ async def test_foreign_names_and_origins_are_refused_before_the_token_is_looked_
 async def test_pages_and_names_of_this_machine_are_allowed(server: HttpServer) -> None:
     response = await ask(server, origin="http://localhost:6274", host=f"localhost:{server.port}")
     assert response.status_code == 200
+
+
+async def test_a_page_that_is_allowed_may_ask_first_and_then_needs_the_token(server: HttpServer) -> None:
+    asking = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, mcp-method"}
+    allowed = await ask(server, method="OPTIONS", origin="https://page.example", authorization="", **asking)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+    other = await ask(server, method="OPTIONS", origin="https://evil.example", authorization="", **asking)
+    assert other.status_code == 400
+    assert "access-control-allow-origin" not in other.headers
+    assert (await ask(server, origin="https://page.example", authorization="")).status_code == 401
+    answered = await ask(server, origin="https://page.example")
+    assert answered.status_code == 200
+    assert answered.headers["access-control-allow-origin"] == "https://page.example"
 
 
 async def test_a_body_beyond_the_limit_is_refused_and_one_below_it_is_not(server: HttpServer) -> None:
