@@ -70,7 +70,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadedStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is in memory, or on its way there (then `loading` says how far, 0 to 1)."""
+    """A model that is in memory, or on its way there (then `loading` says how far, 0 to 1).
+
+    `context_length`: tokens that one request may use, 0 while that is not known.
+    """
 
     model: str
     runtime: str = ""
@@ -79,6 +82,9 @@ class LoadedStatus(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     waiting: int = 0
     size_bytes: int = 0
+    context_length: int = 0
+    images: bool = False
+    fim: bool = False
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from gemma_mcp.errors import ContextOverflowError, InputRefusedError, RequestErr
 from gemma_mcp.server.progress import reporting
 from gemma_mcp.server.replies import ChunkStream, Reply, TimeBox, collect
 from gemma_mcp.settings import ServerSettings
+from gemma_mcp.state import EngineStatus
 from gemma_mcp.wire import (
     ChatCompletionRequest,
     ChatMessage,
@@ -19,6 +20,7 @@ from gemma_mcp.wire import (
     ResponseFormat,
     StreamOptions,
     TextPart,
+    TokenCounts,
 )
 
 __all__ = ["Caller", "Engines", "Options"]
@@ -41,6 +43,12 @@ class Engines(Protocol):
 
     def complete(self, request: CompletionRequest) -> ChunkStream:
         """A text's continuation, or what belongs between a prompt and its suffix."""
+        ...
+
+    async def count_tokens(self, model: str, texts: Sequence[str]) -> TokenCounts: ...
+
+    async def running(self) -> EngineStatus | None:
+        """The engine that is running, None when there is none. Never starts one."""
         ...
 
 

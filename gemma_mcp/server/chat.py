@@ -78,7 +78,7 @@ class Chat:
         """One turn; the session is changed only after the reply is complete."""
         box = self._caller.box(given.max_seconds)
         async with self._sessions.turn(given.session, box) as session:
-            message, notes = await self._message(given, session)
+            message, notes, read = await self._message(given, session)
             system = given.system or session.system
             options = Options(box=box, model=given.model or session.model, max_tokens=given.max_tokens)
             opening = (ChatMessage(role="system", content=system),) if system else ()
@@ -87,17 +87,21 @@ class Chat:
             session.system, session.model = system, options.model
             session.messages = (*messages, _answer(reply))
             session.turns += 1
-            return result_of(reply, notes=notes, session=session.name)
+            return result_of(reply, notes=notes, session=session.name, read=read)
 
-    async def _message(self, given: ChatArguments, session: Session) -> tuple[ChatMessage, tuple[str, ...]]:
+    async def _message(
+        self, given: ChatArguments, session: Session
+    ) -> tuple[ChatMessage, tuple[str, ...], tuple[str, ...]]:
+        """The turn, what was cut on its way in, and the texts of its files."""
         files = await self._files.read(given.files or [])
         images = await self._images.read(given.images or [], "auto")
         self._refuse_images(len(images), session)
         notes = tuple(note for note in (*(file.note for file in files), *(image.note for image in images)) if note)
+        read = tuple(file.text for file in files)
         text = compose(files, given.message)
         if not images:
-            return ChatMessage(role="user", content=text), notes
-        return ChatMessage(role="user", content=(*image_parts(images, "auto"), TextPart(text=text))), notes
+            return ChatMessage(role="user", content=text), notes, read
+        return ChatMessage(role="user", content=(*image_parts(images, "auto"), TextPart(text=text))), notes, read
 
     def _refuse_images(self, new: int, session: Session) -> None:
         """The limit of one call holds for what a session sends along, too."""

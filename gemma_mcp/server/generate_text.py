@@ -79,7 +79,8 @@ def generate_text_tool(caller: Caller, files: TextFiles) -> GemmaTool:
         if given.system:
             messages.insert(0, ChatMessage(role="system", content=given.system))
         reply = await caller.chat(context, messages, _options(box, given))
-        return result_of(reply, notes=tuple(file.note for file in read if file.note))
+        notes = tuple(file.note for file in read if file.note)
+        return result_of(reply, notes=notes, read=[file.text for file in read])
 
     return GemmaTool.make(
         "generate_text", "Generate text", DESCRIPTION, GenerateTextArguments, generate_text, max_result=200_000

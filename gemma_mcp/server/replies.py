@@ -39,7 +39,9 @@ class TimeBox:
 
 @dataclass(frozen=True)
 class Reply:
-    """A finished reply. `seconds` is the whole call's time; `notes` say what was cut or changed."""
+    """A finished reply. `asked` is the name by which its model was asked; `seconds` is the whole call's time; `notes`
+    say what was cut or changed.
+    """
 
     text: str
     finish_reason: str
@@ -47,6 +49,7 @@ class Reply:
     usage: WireUsage | None
     timings: WireTimings | None
     seconds: float
+    asked: str
     notes: tuple[str, ...] = ()
 
 
@@ -54,6 +57,7 @@ class Transcript:
     """Takes the chunks of one stream."""
 
     def __init__(self, model: str) -> None:
+        self._asked = model
         self._card = ModelCard(model=model)
         self._pieces: list[str] = []
         self._tokens = 0
@@ -94,7 +98,7 @@ class Transcript:
         if self.finish_reason == "deadline" and not self._pieces:
             raise _too_late(self.waiting, box.seconds)
         usage, timings = self._usage, self._timings
-        return Reply(self.text, self.finish_reason, self._card, usage, timings, box.elapsed)
+        return Reply(self.text, self.finish_reason, self._card, usage, timings, box.elapsed, self._asked)
 
     def _take_waiting(self, chunk: ChatCompletion) -> None:
         if chunk.loading is not None:

@@ -11,7 +11,8 @@ from mcp import Client
 from mcp.types import CallToolResult, TextContent
 
 from gemma_mcp.settings import Settings
-from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, CompletionRequest, GenerationOptions
+from gemma_mcp.state import EngineStatus
+from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, CompletionRequest, GenerationOptions, TokenCounts
 
 DEFAULTS = Path(__file__).parents[2] / "config" / "defaults.toml"
 
@@ -57,7 +58,9 @@ class ScriptedEngines:
     def __init__(self) -> None:
         self.scripts: list[Sequence[Step]] = [[said("fine"), finished()]]
         self.requests: list[GenerationOptions] = []
-        self.running = 0
+        self.counted: list[tuple[str, tuple[str, ...]]] = []
+        self.status: EngineStatus | None = None
+        self.busy = 0
         self.entered = anyio.Event()
         self.left = anyio.Event()
 
@@ -71,16 +74,24 @@ class ScriptedEngines:
     def complete(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[ChatCompletion]]:
         return self._stream(request)
 
+    async def count_tokens(self, model: str, texts: Sequence[str]) -> TokenCounts:
+        """A token is a character."""
+        self.counted.append((model, tuple(texts)))
+        return TokenCounts(model=model, context_length=8192, counts=tuple(len(text) for text in texts))
+
+    async def running(self) -> EngineStatus | None:
+        return self.status
+
     @asynccontextmanager
     async def _stream(self, request: GenerationOptions) -> AsyncGenerator[AsyncIterator[ChatCompletion]]:
         self.requests.append(request)
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-        self.running += 1
+        self.busy += 1
         self.entered.set()
         try:
             yield _played(script)
         finally:
-            self.running -= 1
+            self.busy -= 1
             self.left.set()
 
     @property
