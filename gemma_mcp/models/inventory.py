@@ -1,6 +1,5 @@
 """What is known of the models on this machine without loading any: from their files' headers, read once each."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +37,7 @@ class Inventory:
     def __init__(self, settings: Settings, places: Places) -> None:
         self._settings = settings
         self._places = places
-        self._read: Mapping[str, tuple[Stamp, KnownModel]] = {}
+        self._known: dict[str, tuple[ModelSpec, Stamp, KnownModel]] = {}
 
     def names(self) -> list[str]:
         """The names that can be asked for, the usual one among them; no file is opened."""
@@ -52,19 +51,18 @@ class Inventory:
 
     def model(self, name: str) -> KnownModel:
         """One of them, by a name or a path."""
+        spec, stamp, known = self._known.get(name, (None, (), None))
+        if spec is not None and known is not None and stamp == _stamp(spec):
+            return known
         try:
             spec = find_model(name, self._settings, self._places)
-            return self._described(spec)
+            known = _describe(spec)
         except GemmaError as error:
             return KnownModel(name, problem=str(error))
-
-    def _described(self, spec: ModelSpec) -> KnownModel:
-        stamp = _stamp(spec)
-        known = self._read.get(spec.path)
-        if known is None or known[0] != stamp:
-            known = stamp, _describe(spec)
-            self._read = {**self._read, spec.path: known}
-        return known[1]
+        except OSError as error:
+            return KnownModel(name, problem=f"Its files cannot be read: {error.strerror or error}.")
+        self._known[name] = spec, _stamp(spec), known
+        return known
 
 
 def _describe(spec: ModelSpec) -> KnownModel:
@@ -84,9 +82,10 @@ def _describe(spec: ModelSpec) -> KnownModel:
 
 
 def _stamp(spec: ModelSpec) -> Stamp:
-    """Changes with the files; empty for one that has none, or has lost them."""
+    """Changes with the files, and with what lies beside them; empty for a model that has none, or has lost them."""
+    files = [Path(file) for file in (spec.path, spec.projector) if file]
     try:
-        stats = [Path(file).stat() for file in (spec.path, spec.projector) if file]
+        stats = [path.stat() for path in (*files, *(path.parent for path in files[:1]))]
     except OSError:
         return ()
     return tuple((status.st_mtime_ns, status.st_size) for status in stats)

@@ -96,13 +96,14 @@ def _prepared(wire: Wire, environ: Mapping[str, str]) -> Callable[[], Awaitable[
     from gemma_mcp.server.paths import project_root
     from gemma_mcp.settings_sources import load_settings
 
-    settings = load_settings(environ).settings
-    root = project_root(settings.server.root, environ, Path.cwd())
     places = Places.find(environ)
+    loaded = load_settings(environ, places=places)
+    settings = loaded.settings
+    root = project_root(settings.server.root, environ, Path.cwd())
 
     async def run() -> None:
         async with EnginePool(settings, places) as pool:
-            server = build_server(pool, settings, root)
+            server = build_server(pool, settings, root, places, loaded.origins)
             lines = RequestLines(BufferedReader(FileIO(wire.input, "rb", closefd=False)))
             sys.stdin = TextIOWrapper(BufferedReader(lines), encoding="utf-8")
             wire.hand_over()

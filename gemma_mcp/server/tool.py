@@ -1,5 +1,6 @@
 """A tool as this server offers it: strict arguments, own schema, and the one place where errors become results."""
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -65,6 +66,12 @@ class GemmaTool(Tool):
             arguments_model=arguments,
             body=body,
         )
+
+    @property
+    def told(self) -> str:
+        """What a client's model is told of the tool, about as it stands in its context."""
+        about = {"name": self.name, "description": self.description, "input_schema": self.parameters}
+        return json.dumps(about, ensure_ascii=False)
 
     async def run(
         self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False

@@ -8,6 +8,7 @@ import pytest
 from mcp import Client
 from scripted_engine import Connect, ScriptedEngines, settings
 
+from gemma_mcp.places import Places
 from gemma_mcp.server.app import build_server
 
 
@@ -25,10 +26,16 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def connect(engines: ScriptedEngines, project: Path) -> Connect:
+def places(tmp_path: Path) -> Places:
+    """The folders of the server's user."""
+    return Places.below(tmp_path / "home")
+
+
+@pytest.fixture
+def connect(engines: ScriptedEngines, project: Path, places: Places) -> Connect:
     """Opens a client of a server on the scripted engine; keywords are settings of the section `server`."""
 
     def open_client(mode: str = "auto", **changes: Any) -> AbstractAsyncContextManager[Client]:
-        return Client(build_server(engines, settings(**changes), project), mode=mode)
+        return Client(build_server(engines, settings(**changes), project, places), mode=mode)
 
     return open_client
