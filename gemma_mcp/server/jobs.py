@@ -58,8 +58,9 @@ Answer with the message in one code block and nothing else. Do not commit unless
 
 
 def summarise_files(is_file: Callable[[str], bool], given: Given) -> str:
-    """Summaries of the files `paths`, with regard to `focus`. A second path may have slipped into `focus`: whoever types
-    several in a row need not know that a comma is due.
+    """Summaries of the files `paths`, with regard to `focus`.
+
+    A second path may have slipped into `focus`: whoever types several in a row need not know that a comma is due.
     """
     paths, focus = _paths(given["paths"]), given.get("focus", "")
     if "*" in focus or (focus and is_file(LINES.sub("", focus))):
