@@ -51,7 +51,7 @@ async def test_all_prompts_are_listed_what_is_needed_first(connect: Connect, era
         for prompt in prompts:
             assert prompt.description
             assert prompt.arguments
-            needed = [argument.required for argument in prompt.arguments]
+            needed = [bool(argument.required) for argument in prompt.arguments]
             assert needed == sorted(needed, reverse=True)
             assert prompt.arguments[-1].name == "model"
             assert await calls_of(client, prompt.name, PROMPTS[prompt.name])
