@@ -94,7 +94,13 @@ def _folders(places: Places | None) -> Iterator[Finding]:
 
 
 def _named(places: Places) -> Mapping[str, Path]:
-    return {"state": places.state, "log": places.logs, "model": places.models, "cache": places.cache}
+    return {
+        "state": places.state,
+        "log": places.logs,
+        "model": places.models,
+        "cache": places.cache,
+        "data": places.data,
+    }
 
 
 def _runtimes(registry: Registry) -> list[Finding]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gemma_mcp.errors import GemmaError
 from gemma_mcp.models.gemma import has_fim_markers, read_model
-from gemma_mcp.models.lookup import find_model, known_models
+from gemma_mcp.models.lookup import find_model, known_models, looks_like_path
 from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.types import ModelSpec
@@ -44,6 +44,10 @@ class Inventory:
         default = self._settings.model.default
         names = known_models(self._settings, self._places)
         return names if default in names or Path(default).stem in names else [default, *names]
+
+    def knows(self, name: str) -> bool:
+        """Whether a model can be asked for by that name; a path is believed without a look at it."""
+        return looks_like_path(name) or name.lower() in map(str.lower, self.names())
 
     def models(self) -> list[KnownModel]:
         """All of them. What is wrong with one is said in its `problem`."""

@@ -71,7 +71,7 @@ def build_server(
     inventory = Inventory(settings, places)
     tools = _tools(pool, settings, policy)
     ledger = _ledger(pool, settings, places, tools)
-    prompts = job_prompts(policy.exists)
+    prompts = job_prompts(policy.exists, inventory.knows)
     server = MCPServer(
         "gemma-mcp",
         title="Gemma on your own hardware",

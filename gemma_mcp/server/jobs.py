@@ -60,10 +60,10 @@ Answer with the message in one code block and nothing else. Do not commit unless
 def summarise_files(is_file: Callable[[str], bool], given: Given) -> str:
     """Summaries of the files `paths`, with regard to `focus`.
 
-    A second path may have slipped into `focus`: whoever types several in a row need not know that a comma is due.
+    More paths may have slipped into `focus`: whoever types several in a row need not know that commas are due.
     """
     paths, focus = _paths(given["paths"]), given.get("focus", "")
-    if "*" in focus or (focus and is_file(LINES.sub("", focus))):
+    if focus and all("*" in word or is_file(LINES.sub("", word)) for word in _paths(focus)):
         paths, focus = [*paths, *_paths(focus)], ""
     task = (
         "Summarise each file for a developer who has not read it. For each: its path as a heading; one sentence that "

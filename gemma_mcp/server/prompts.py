@@ -1,13 +1,15 @@
 """Prompts for common jobs, as clients list them; what they say is in `jobs.py`.
 
-Arguments may be positional, as in Claude Code (`/mcp__gemma__summarise_files src/*.py`): so what matters most comes
-first, and several paths may stand in one argument, separated by commas.
+Arguments may be positional. Claude Code 2.1.329 splits what was typed (`/mcp__gemma__summarise_files src/*.py`) at
+spaces, gives one word to each argument in their order, and drops the rest. So what matters most comes first, several
+paths may stand in one argument, and words of a sentence that strayed into other arguments are put together again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
+import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.prompts.base import Message, Prompt, PromptArgument, UserMessage
 from mcp.shared.exceptions import MCPError
@@ -23,106 +25,109 @@ LONGEST_ARGUMENT = 4000
 
 MODEL = PromptArgument(name="model", description="Model to use; leave it out for the configured one.")
 
+CUT_AT_SPACES = """
+
+(Some clients cut arguments at spaces. If the command that the user typed holds more words than the {free} above, use \
+all of them in its place.)"""
+
 
 class JobPrompt(Prompt):
-    """The SDK's prompt, except that what is wrong with its arguments is said in a sentence."""
+    """The SDK's prompt, except that what is wrong with its arguments is said in a sentence.
+
+    `free` names the argument that takes a sentence; it stands before `model`, which is the last one.
+    """
 
     write: Callable[[Given], str] = Field(exclude=True)
-
-    @classmethod
-    def make(
-        cls, name: str, title: str, description: str, arguments: list[PromptArgument], write: Callable[[Given], str]
-    ) -> "JobPrompt":
-        """`write` gets the arguments that were given and are not blank."""
-        return cls(
-            name=name,
-            title=title,
-            description=description,
-            arguments=arguments,
-            fn=write,
-            context_kwarg=None,
-            write=write,
-        )
+    is_model: Callable[[str], bool] = Field(exclude=True)
+    free: str = Field(exclude=True)
 
     async def render(self, arguments: dict[str, Any] | None, context: Context[Any, Any]) -> list[Message]:
         """The message for the big model. Raises MCPError for arguments that are missing, unknown or too long."""
-        given = {name: str(value).strip() for name, value in (arguments or {}).items()}
+        given = {name: text for name, value in (arguments or {}).items() if (text := str(value).strip())}
+        self._check(given, (arguments or {}).keys())
+        typed_in_words = self.free in given and " " not in given[self.free]
+        if typed_in_words and "model" in given and not await anyio.to_thread.run_sync(self.is_model, given["model"]):
+            given[self.free] += f" {given.pop('model')}"
+        text = self.write(given)
+        return [UserMessage(text + CUT_AT_SPACES.format(free=self.free) if typed_in_words else text)]
+
+    def _check(self, given: Given, named: Collection[str]) -> None:
         known = self.arguments or []
-        if unknown := sorted(given.keys() - {argument.name for argument in known}):
+        if unknown := sorted(set(named) - {argument.name for argument in known}):
             raise _refused(f"The prompt {self.name} has no argument `{unknown[0][:100]}`.", known)
         for argument in known:
-            if argument.required and not given.get(argument.name):
+            if argument.required and argument.name not in given:
                 raise _refused(f"The prompt {self.name} needs `{argument.name}`: {argument.description}", known)
             if len(given.get(argument.name, "")) > LONGEST_ARGUMENT:
                 raise _refused(f"`{argument.name}` has more than {LONGEST_ARGUMENT:,} characters.", known)
-        return [UserMessage(self.write({name: value for name, value in given.items() if value}))]
 
 
 def _refused(sentence: str, known: list[PromptArgument]) -> MCPError:
     return MCPError(INVALID_PARAMS, f"{sentence} Arguments: {', '.join(one.name for one in known)}.")
 
 
-def job_prompts(is_file: Callable[[str], bool]) -> list[JobPrompt]:
-    """The prompts. `is_file`: whether a path names something that may be read."""
+def job_prompts(is_file: Callable[[str], bool], is_model: Callable[[str], bool]) -> list[JobPrompt]:
+    """The prompts. `is_file`: whether a path names something that may be read; `is_model`: whether a model can be asked
+    for by a name. The latter may block for some milliseconds.
+    """
+
+    def prompt(
+        name: str, title: str, description: str, write: Callable[[Given], str], *arguments: PromptArgument
+    ) -> JobPrompt:
+        return JobPrompt(
+            name=name,
+            title=title,
+            description=description,
+            arguments=[*arguments, MODEL],
+            fn=write,
+            context_kwarg=None,
+            write=write,
+            is_model=is_model,
+            free=arguments[-1].name,
+        )
+
     return [
-        JobPrompt.make(
+        prompt(
             "commit_message",
             "Commit message from the staged diff",
             "Have Gemma read what is staged and write the commit message.",
-            [PromptArgument(name="style", description="House style, such as 'conventional' or 'german'."), MODEL],
             commit_message,
+            _argument("style", "House style, such as 'conventional' or 'german'."),
         ),
-        JobPrompt.make(
+        prompt(
             "summarise_files",
             "Summarise files",
             "Have Gemma read files and bring back their gist.",
-            [
-                PromptArgument(
-                    name="paths",
-                    description="Files to read: paths, globs or line ranges (a.log:1-400), separated by commas.",
-                    required=True,
-                ),
-                PromptArgument(name="focus", description="What to look for in them; another path is read, too."),
-                MODEL,
-            ],
             partial(summarise_files, is_file),
+            _argument("paths", "Files to read: paths, globs, line ranges (a.log:1-400), separated by commas.", True),
+            _argument("focus", "What to look for in them; more paths are read, too."),
         ),
-        JobPrompt.make(
+        prompt(
             "explain_log",
             "Explain an error log",
             "Have Gemma find the first cause in a log and prove it with lines.",
-            [
-                PromptArgument(
-                    name="path", description="The log, or some of its lines: build.log:1-400.", required=True
-                ),
-                PromptArgument(name="question", description="What you want to know of it."),
-                MODEL,
-            ],
             explain_log,
+            _argument("path", "The log, or some of its lines: build.log:1-400.", True),
+            _argument("question", "What you want to know of it."),
         ),
-        JobPrompt.make(
+        prompt(
             "describe_image",
             "Describe an image",
             "Have Gemma look at images and say what is on them.",
-            [
-                PromptArgument(name="images", description="Image files, separated by commas.", required=True),
-                PromptArgument(name="question", description="What you want to know of them."),
-                MODEL,
-            ],
             describe_image,
+            _argument("images", "Image files, separated by commas.", True),
+            _argument("question", "What you want to know of them."),
         ),
-        JobPrompt.make(
+        prompt(
             "review_diff",
             "Review a diff",
             "Have Gemma look for defects in a diff, and check what it finds.",
-            [
-                PromptArgument(
-                    name="changes",
-                    description="'staged' (the default), 'unstaged', or a source such as git:show HEAD:app.py.",
-                ),
-                PromptArgument(name="focus", description="What to look for above all, such as 'security'."),
-                MODEL,
-            ],
             review_diff,
+            _argument("changes", "'staged' (the default), 'unstaged', or a source such as git:show HEAD:app.py."),
+            _argument("focus", "What to look for above all, such as 'security'."),
         ),
     ]
+
+
+def _argument(name: str, description: str, required: bool = False) -> PromptArgument:
+    return PromptArgument(name=name, description=description, required=required)

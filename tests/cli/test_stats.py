@@ -27,7 +27,7 @@ def test_without_any_figures_all_are_0(gemma_mcp: Run, store: SavingsStore) -> N
 
 
 def test_days_and_total_stand_in_a_table_that_fits_80_columns(gemma_mcp: Run, store: SavingsStore) -> None:
-    huge = Figures(1, 99_999, 9_999, 999_998_999, 99_999_999, 9_999_999)
+    huge = Figures(1, 99_999, 9_999, 999_998_999, 9_999_999, 9_999_999)
     store.add(ONE, "2026-01-01")
     store.add(huge, "2026-01-02")
     lines = gemma_mcp("stats").stdout.splitlines()

@@ -119,14 +119,55 @@ async def test_the_calls_of_a_prompt_work(connect: Connect, engines: ScriptedEng
     Image.new("RGB", (8, 8)).save(project / "shot.png")
     async with connect(era) as client:
         for name, arguments in (
-            ("explain_log", {"path": "build.log", "model": "other"}),
-            ("summarise_files", {"paths": "build.log", "model": "other"}),
-            ("describe_image", {"images": "shot.png", "question": "What is red?", "model": "other"}),
+            ("explain_log", {"path": "build.log", "model": "starter"}),
+            ("summarise_files", {"paths": "build.log", "model": "starter"}),
+            ("describe_image", {"images": "shot.png", "question": "What is red?", "model": "starter"}),
         ):
             ((tool, given),) = await calls_of(client, name, arguments)
             result = await client.call_tool(tool, given)
             assert texts(result)[0] == "fine"
-            assert engines.requests[-1].model == "other"
+            assert engines.requests[-1].model == "starter"
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "expected"),
+    [
+        ("explain_log", "build.log why did it fail", {"question": "why did", "files": ["build.log"]}),
+        ("commit_message", "conventional german", {"question": "conventional german", "files": ["git:diff --staged"]}),
+        ("describe_image", "a.png colours starter", {"question": "colours", "images": ["a.png"], "model": "starter"}),
+        ("describe_image", "a.png colours /m/x.gguf", {"images": ["a.png"], "model": "/m/x.gguf"}),
+    ],
+)
+async def test_words_that_a_client_gave_to_other_arguments_are_put_together(
+    connect: Connect, name: str, typed: str, expected: dict[str, Any]
+) -> None:
+    async with connect() as client:
+        prompts = {prompt.name: prompt for prompt in (await client.list_prompts()).prompts}
+        names = [argument.name for argument in prompts[name].arguments or []]
+        arguments = dict(zip(names, typed.split(), strict=False))
+        ((_, given),) = await calls_of(client, name, arguments)
+        assert "cut arguments at spaces" in await text_of(client, name, arguments)
+    asked = f"{given.get('prompt')} {given.get('question')}"
+    assert expected.pop("question", "") in asked
+    assert {key: given.get(key) for key in expected} == expected
+    assert ("model" in given) == ("model" in expected)
+
+
+async def test_several_paths_typed_in_a_row_are_all_read(connect: Connect, project: Path) -> None:
+    for name in ("b.py", "c.py"):
+        (project / name).write_text("pass\n", encoding="utf-8")
+    async with connect() as client:
+        typed = {"paths": "a.py", "focus": "b.py", "model": "c.py"}
+        asked = await calls_of(client, "summarise_files", typed)
+    assert [given["files"] for _, given in asked] == [["a.py"], ["b.py"], ["c.py"]]
+
+
+async def test_a_sentence_in_one_piece_is_left_alone_and_a_wrong_model_named_with_it(connect: Connect) -> None:
+    given = {"path": "x.log", "question": "Why did it fail?", "model": "gemma-99"}
+    async with connect() as client:
+        ((_, asked),) = await calls_of(client, "explain_log", given)
+        assert "cut arguments" not in await text_of(client, "explain_log", given)
+    assert asked["model"] == "gemma-99"
 
 
 async def test_what_a_user_typed_cannot_leave_its_place(connect: Connect) -> None:
