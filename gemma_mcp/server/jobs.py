@@ -26,7 +26,7 @@ CHANGES = {
     "unstaged": "git:diff",
     "working": "git:diff",
 }
-"""What `changes` may say, and the source that it stands for; anything else is taken for a source itself."""
+"""What `changes` may say, and the source that it stands for."""
 
 TOO_LONG = "If it says that the text is too long, do what that message offers, and tell the user what was left out."
 
@@ -126,9 +126,9 @@ Answer with what Gemma saw, in at most five sentences, and quote text that it re
 say so where numbers or small print matter."""
 
 
-def review_diff(given: Given) -> str:
+def review_diff(is_file: Callable[[str], bool], given: Given) -> str:
     """Defects in `changes`, with regard to `focus`."""
-    source = CHANGES.get(given.get("changes", "staged").lower(), given.get("changes", ""))
+    source = _source(given.get("changes", "staged"), is_file)
     focus = f" Look for this above all: {given['focus']}." if "focus" in given else ""
     call = _call(
         "generate_text",
@@ -152,6 +152,13 @@ small model and often is.
 
 Answer with the findings that hold, worst first, each with `path:line`, what is wrong, and how to mend it; then one \
 line that says how many you dropped. If none holds, say so, and say that only suspicious places were read."""
+
+
+def _source(changes: str, is_file: Callable[[str], bool]) -> str:
+    """A known word, a source as tools take it, a file that holds a diff, or else a revision or a range of them."""
+    if known := CHANGES.get(changes.lower()):
+        return known
+    return changes if changes.startswith("git:") or is_file(changes) else f"git:diff {changes}"
 
 
 def _call(tool: str, given: Given, **arguments: object) -> str:

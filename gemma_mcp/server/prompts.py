@@ -122,8 +122,8 @@ def job_prompts(is_file: Callable[[str], bool], is_model: Callable[[str], bool])
             "review_diff",
             "Review a diff",
             "Have Gemma look for defects in a diff, and check what it finds.",
-            review_diff,
-            _argument("changes", "'staged' (the default), 'unstaged', or a source such as git:show HEAD:app.py."),
+            partial(review_diff, is_file),
+            _argument("changes", "'staged' (the default), 'unstaged', a range such as main..HEAD, or a file."),
             _argument("focus", "What to look for above all, such as 'security'."),
         ),
     ]

@@ -49,8 +49,8 @@ class Reply:
     usage: WireUsage | None
     timings: WireTimings | None
     seconds: float
-    asked: str
     notes: tuple[str, ...] = ()
+    asked: str = ""
 
 
 class Transcript:
@@ -98,7 +98,7 @@ class Transcript:
         if self.finish_reason == "deadline" and not self._pieces:
             raise _too_late(self.waiting, box.seconds)
         usage, timings = self._usage, self._timings
-        return Reply(self.text, self.finish_reason, self._card, usage, timings, box.elapsed, self._asked)
+        return Reply(self.text, self.finish_reason, self._card, usage, timings, box.elapsed, asked=self._asked)
 
     def _take_waiting(self, chunk: ChatCompletion) -> None:
         if chunk.loading is not None:

@@ -72,11 +72,14 @@ async def test_the_staged_diff_is_named_and_not_brought(connect: Connect) -> Non
         ({"changes": "Staged"}, "git:diff --staged"),
         ({"changes": "unstaged"}, "git:diff"),
         ({"changes": "git:show HEAD:a.py"}, "git:show HEAD:a.py"),
+        ({"changes": "main..HEAD"}, "git:diff main..HEAD"),
+        ({"changes": "fix.patch"}, "fix.patch"),
     ],
 )
 async def test_a_review_is_of_the_changes_that_were_meant(
-    connect: Connect, changes: dict[str, str], source: str
+    connect: Connect, project: Path, changes: dict[str, str], source: str
 ) -> None:
+    (project / "fix.patch").write_text("--- a\n+++ b\n", encoding="utf-8")
     async with connect() as client:
         ((_, given),) = await calls_of(client, "review_diff", changes | {"focus": "security"})
     assert given["files"] == [source]
