@@ -18,7 +18,8 @@ class Places:
     """The folders of one user. They are made by whoever first writes to them, readable by the user alone.
 
     `config_file` is the user's settings; `models` holds downloaded weights; `state` is where a running engine says how
-    to reach it; `logs` is what the engine and its workers wrote; `sessions` holds the conversations of `chat`.
+    to reach it; `logs` is what the engine and its workers wrote; `sessions` holds the conversations of `chat`; `data`
+    is what else is kept for the user, such as figures.
     """
 
     config_file: Path
@@ -27,6 +28,7 @@ class Places:
     logs: Path
     cache: Path
     sessions: Path
+    data: Path
 
     @classmethod
     def find(cls, environ: Mapping[str, str]) -> "Places":
@@ -42,6 +44,7 @@ class Places:
             logs=dirs.user_log_path,
             cache=dirs.user_cache_path,
             sessions=dirs.user_data_path / "sessions",
+            data=dirs.user_data_path,
         )
 
     def sessions_of(self, client: str) -> Path:
@@ -61,4 +64,5 @@ class Places:
             logs=home / "logs",
             cache=home / "cache",
             sessions=home / "sessions",
+            data=home / "data",
         )

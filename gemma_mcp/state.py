@@ -29,6 +29,7 @@ __all__ = [
     "LoadedStatus",
     "engine_lock_path",
     "fingerprint",
+    "make_private",
     "new_nonce",
     "private_folder",
     "proof",
@@ -83,7 +84,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadedStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is in memory, or on its way there (then `loading` says how far, 0 to 1)."""
+    """A model that is in memory, or on its way there (then `loading` says how far, 0 to 1).
+
+    `context_length`: tokens that one request may use, 0 while that is not known.
+    """
 
     model: str
     runtime: str = ""
@@ -92,6 +96,9 @@ class LoadedStatus(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     waiting: int = 0
     size_bytes: int = 0
+    context_length: int = 0
+    images: bool = False
+    fim: bool = False
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,11 +129,16 @@ def start_lock_path(places: Places) -> Path:
     return places.state / "start.lock"
 
 
+def make_private(folder: Path) -> Path:
+    """Make the folder if need be, readable by the user alone. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
 def private_folder(folder: Path) -> Path:
-    """Make the folder if need be, readable by the user alone. Raises ConfigError when it cannot be, or is another's."""
+    """The same. Raises ConfigError when it cannot be, or is another's."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
+        status = make_private(folder).stat()
         if not _is_ours(status):
             raise unusable(folder, "it belongs to another user")
         if status.st_mode & OTHERS_WRITE and os.name != "nt":

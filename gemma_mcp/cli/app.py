@@ -12,6 +12,7 @@ from gemma_mcp.cli.engine import engine
 from gemma_mcp.cli.http import http_token, serve_http
 from gemma_mcp.cli.invocation import Invocation, overriding
 from gemma_mcp.cli.sessions import sessions
+from gemma_mcp.cli.stats import stats
 
 __all__ = ["app"]
 
@@ -49,5 +50,5 @@ def serve(given: Invocation, over_http: bool, host: str | None, port: int | None
 
 
 overriding(group)
-for command in (serve, http_token, engine, sessions, demo, doctor, config):
+for command in (serve, http_token, engine, sessions, stats, demo, doctor, config):
     group.add_command(command)

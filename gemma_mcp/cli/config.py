@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import click
 
+from gemma_mcp.cli.console import aligned
 from gemma_mcp.cli.invocation import Invocation, overriding
 from gemma_mcp.settings_sources import LoadedSettings
 
@@ -28,9 +29,7 @@ def _lines(loaded: LoadedSettings) -> Iterator[str]:
         (key, json.dumps(value, ensure_ascii=False), "default" if origin.kind == "default" else str(origin))
         for key, value, origin in loaded.items()
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for key, value, origin in rows:
-        yield f"{key:{widths[0]}}  {value:{widths[1]}}  {origin}"
+    yield from aligned(rows)
 
 
 def _as_json(loaded: LoadedSettings) -> str:

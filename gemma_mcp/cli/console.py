@@ -2,12 +2,13 @@
 
 import io
 import sys
+from collections.abc import Collection, Iterator, Sequence
 
 import click
 
 from gemma_mcp.errors import GemmaError
 
-__all__ = ["first_of_ours", "make_output_safe", "size", "tell"]
+__all__ = ["aligned", "first_of_ours", "make_output_safe", "size", "tell"]
 
 
 def make_output_safe() -> None:
@@ -30,6 +31,17 @@ def first_of_ours(error: GemmaError | BaseExceptionGroup[BaseException]) -> Gemm
     if ours is None:
         raise error
     return first_of_ours(ours.exceptions[0])
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Lines of columns two spaces apart; those whose numbers are in `right` stand to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            text.rjust(width) if number in right else text.ljust(width)
+            for number, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
 
 
 def size(count: float) -> str:

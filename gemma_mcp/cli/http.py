@@ -23,7 +23,7 @@ def serve_http(given: Invocation) -> NoReturn:
     from gemma_mcp.server.http_serving import HttpService
     from gemma_mcp.server.stderr import ErrorPump
 
-    service = HttpService(given.loaded.settings, given.places)
+    service = HttpService(given.loaded, given.places)
     with ErrorPump.passing_on():
         for line in _greeting(service, shown=sys.stderr.isatty()):
             tell(line)

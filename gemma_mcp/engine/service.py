@@ -77,6 +77,9 @@ def _loaded(resident: Resident) -> LoadedStatus:
         running=stats.running,
         waiting=stats.waiting,
         size_bytes=info.size_bytes,
+        context_length=info.context_length,
+        images=info.images,
+        fim=info.fim is not None,
     )
 
 

@@ -1,5 +1,7 @@
 """Which GGUF files are Gemma models or their projectors, and what they say about sampling."""
 
+import mmap
+import struct
 from pathlib import Path
 
 import msgspec
@@ -8,10 +10,24 @@ from gemma_mcp.errors import LoadFailedError
 from gemma_mcp.models.gguf import GgufHeader, read_header
 from gemma_mcp.types import Sampling
 
-__all__ = ["ARCHITECTURES", "is_projector", "projector_fits", "read_model", "read_projector", "sampling_of"]
+__all__ = [
+    "ARCHITECTURES",
+    "has_fim_markers",
+    "is_projector",
+    "projector_fits",
+    "read_model",
+    "read_projector",
+    "sampling_of",
+]
 
 ARCHITECTURES = ("gemma", "gemma2", "gemma3", "gemma3n", "gemma4")
 """What `general.architecture` may be; CodeGemma and MedGemma are among them."""
+
+FIM_MARKERS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+"""Of the models trained for fill-in-the-middle: CodeGemma's model card."""
+
+MAX_HEADER_BYTES = 64 << 20
+"""Headers with a vocabulary of 262,144 have some 10 MB."""
 
 
 def read_model(path: Path) -> GgufHeader:
@@ -57,6 +73,16 @@ def projector_fits(projector: GgufHeader, model: GgufHeader) -> bool:
     kind = projector.text("clip.projector_type") or projector.text("clip.vision.projector_type")
     width = projector.number("clip.vision.projection_dim")
     return kind.startswith("gemma") and width in (None, model.number(f"{model.architecture}.embedding_length"))
+
+
+def has_fim_markers(path: Path, header: GgufHeader) -> bool:
+    """Whether the vocabulary holds the markers of fill-in-the-middle. It is searched as it lies there, not taken apart:
+    each of its words stands behind its length.
+    """
+    size = min(header.size_bytes - sum(tensor.size_bytes for tensor in header.tensors), MAX_HEADER_BYTES)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        words = (struct.pack("<Q", len(marker)) + marker.encode() for marker in FIM_MARKERS)
+        return all(data.find(word, 0, size) >= 0 for word in words)
 
 
 def sampling_of(header: GgufHeader) -> Sampling:

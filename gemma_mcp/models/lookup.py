@@ -13,7 +13,7 @@ from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.types import ModelSpec, Sampling
 
-__all__ = ["ECHO", "STARTER", "STARTER_NOTICE", "find_model", "known_models", "starter_model"]
+__all__ = ["ECHO", "STARTER", "STARTER_NOTICE", "find_model", "known_models", "looks_like_path", "starter_model"]
 
 STARTER = "starter"
 ECHO = "echo"
@@ -38,7 +38,7 @@ def find_model(name: str, settings: Settings, places: Places) -> ModelSpec:
         return ModelSpec(name=ECHO, format="echo", path="")
     if name == STARTER:
         return starter_model(Path(str(resources.files("gemma_mcp") / "starter")))
-    if _looks_like_path(name):
+    if looks_like_path(name):
         return _model_at(_checked_path(name))
     files = _files(settings, places)
     path = files.get(name) or {stem.lower(): path for stem, path in files.items()}.get(name.lower())
@@ -72,7 +72,8 @@ def starter_model(folder: Path) -> ModelSpec:
     )
 
 
-def _looks_like_path(name: str) -> bool:
+def looks_like_path(name: str) -> bool:
+    """Whether a name of a model is meant as a path."""
     return name.startswith("~") or "/" in name or "\\" in name or name.lower().endswith(".gguf")
 
 
@@ -130,7 +131,7 @@ def _files(settings: Settings, places: Places) -> dict[str, Path]:
             if "mmproj" not in path.name.lower():
                 found.setdefault(path.stem, path)
     default = _expanded(settings.model.default)
-    if default and _looks_like_path(settings.model.default):
+    if default and looks_like_path(settings.model.default):
         found.setdefault(default.stem, default)
     return found
 

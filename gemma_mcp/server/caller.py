@@ -13,6 +13,7 @@ from gemma_mcp.server.progress import Progress, Speaker, reporting
 from gemma_mcp.server.replies import ChunkStream, Reply, TimeBox, collect
 from gemma_mcp.server.tasks import current_task
 from gemma_mcp.settings import ServerSettings
+from gemma_mcp.state import EngineStatus
 from gemma_mcp.wire import (
     ChatCompletionRequest,
     ChatMessage,
@@ -48,6 +49,10 @@ class Engines(Protocol):
 
     async def count_tokens(self, model: str, texts: Sequence[str]) -> TokenCounts:
         """How many tokens texts have, and how many a request may use. Loads the model if need be."""
+        ...
+
+    async def running(self) -> EngineStatus | None:
+        """The engine that is running, None when there is none. Never starts one."""
         ...
 
 

@@ -86,7 +86,7 @@ class Chat:
         box = self._caller.box(given.max_seconds)
         async with self._sessions.turn(given.session, box, fork=given.fork) as turn:
             session = turn.session
-            message, notes = await self._message(given, session)
+            message, notes, read = await self._message(given, session)
             system = given.system or session.system
             model = given.model or session.model
             options = Options(box=box, model=model, max_tokens=given.max_tokens, return_tokens=True)
@@ -94,17 +94,21 @@ class Chat:
             reply = await self._caller.chat(context, (*opening, *session.messages, message), options)
             await turn.keep(message, _answer(reply), system=system, model=model, answered_by=reply.card.model)
         origin = (f"forked from {given.session}",) if given.fork else ()
-        return result_of(reply, notes=(*origin, *notes), session=session.name)
+        return result_of(reply, notes=(*origin, *notes), session=session.name, read=read)
 
-    async def _message(self, given: ChatArguments, session: Session) -> tuple[ChatMessage, tuple[str, ...]]:
+    async def _message(
+        self, given: ChatArguments, session: Session
+    ) -> tuple[ChatMessage, tuple[str, ...], tuple[str, ...]]:
+        """The turn, what was cut on its way in, and the texts of its files."""
         files = await self._files.read(given.files or [])
         images = await self._images.read(given.images or [], "auto")
         self._refuse_images(len(images), session)
         notes = tuple(note for note in (*(file.note for file in files), *(image.note for image in images)) if note)
+        read = tuple(file.text for file in files)
         text = compose(files, given.message)
         if not images:
-            return ChatMessage(role="user", content=text), notes
-        return ChatMessage(role="user", content=(*image_parts(images, "auto"), TextPart(text=text))), notes
+            return ChatMessage(role="user", content=text), notes, read
+        return ChatMessage(role="user", content=(*image_parts(images, "auto"), TextPart(text=text))), notes, read
 
     def _refuse_images(self, new: int, session: Session) -> None:
         """The limit of one call holds for what a session sends along, too."""

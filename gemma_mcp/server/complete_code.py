@@ -135,7 +135,8 @@ class CompleteCode:
         gap = await self._gap(given)
         reply, gap = await self._fill_what_fits(context, gap, options)
         reply = replace(reply, text=gap.ends.restore(reply.text))
-        return result_of(reply, notes=(gap.source_note, *gap.notes))
+        read = [gap.prefix + gap.suffix] if given.file else []  # the same text wherever the cursor stands
+        return result_of(reply, notes=(gap.source_note, *gap.notes), read=read)
 
     async def _gap(self, given: CompleteCodeArguments) -> Gap:
         if given.file is None:

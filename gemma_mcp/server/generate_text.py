@@ -123,7 +123,8 @@ class GenerateText:
         task = Task(given.prompt, given.system, read)
         reply = await _reply(self._caller, context, task, given.overflow, _options(box, given))
         notes = tuple(file.note for file in read if file.note)
-        return result_of(reply if output is None else await _written(reply, output), notes=notes)
+        shown = reply if output is None else await _written(reply, output)
+        return result_of(shown, notes=notes, read=[file.text for file in read])
 
     async def _output(self, given: GenerateTextArguments) -> OutputFile | None:
         """The file to write, refused before a model works for nothing."""

@@ -23,7 +23,8 @@ from gemma_mcp.server.app import build_server
 from gemma_mcp.server.http_app import MCP_PATH, allowed_names, max_body_bytes, mcp_app
 from gemma_mcp.server.http_clients import HttpClient, Tokens, configured_clients
 from gemma_mcp.server.http_door import Door, for_pages
-from gemma_mcp.settings import HttpSettings, Settings
+from gemma_mcp.settings import HttpSettings
+from gemma_mcp.settings_sources import LoadedSettings
 
 __all__ = ["HttpService"]
 
@@ -42,11 +43,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGBREAK,) if sys.platform =
 class HttpService:
     """A server for each configured client behind one address, all on one pool. Raises ConfigError when made."""
 
-    def __init__(self, settings: Settings, places: Places) -> None:
+    def __init__(self, loaded: LoadedSettings, places: Places) -> None:
+        settings = loaded.settings
         self.clients = configured_clients(settings)
         self.tokens = Tokens(places).of(client.name for client in self.clients)
         self.listener = _bind(settings.http)
         self._settings = settings
+        self._origins = loaded.origins
         self._places = places
 
     @property
@@ -80,7 +83,7 @@ class HttpService:
     async def _open(
         self, client: HttpClient, pool: EnginePool, security: TransportSecuritySettings, stack: AsyncExitStack
     ) -> ASGIApp:
-        server = build_server(pool, self._settings, client.root, self._places_of(client))
+        server = build_server(pool, self._settings, client.root, self._places_of(client), origins=self._origins)
         app = mcp_app(server, security, max_body_bytes(self._settings.server))
         await stack.enter_async_context(app.router.lifespan_context(app))
         return app

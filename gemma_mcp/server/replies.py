@@ -52,9 +52,8 @@ class TimeBox:
 
 @dataclass(frozen=True)
 class Reply:
-    """A finished reply. `seconds` is the whole call's time; `notes` say what was cut or changed.
-
-    `tokens`: the ids of the text's tokens, empty where the engine did not tell them.
+    """A finished reply. `asked` is the name by which its model was asked; `seconds` is the whole call's time; `notes`
+    say what was cut or changed; `tokens` are the ids of the text's tokens, none where the engine did not tell them.
     """
 
     text: str
@@ -65,12 +64,14 @@ class Reply:
     seconds: float
     notes: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
+    asked: str = ""
 
 
 class Transcript:
     """Takes the chunks of one stream."""
 
     def __init__(self, model: str, box: TimeBox, max_tokens: int | None = None) -> None:
+        self._asked = model
         self._box = box
         self._max_tokens = max_tokens
         self._card = ModelCard(model=model)
@@ -124,7 +125,16 @@ class Transcript:
         if self.finish_reason == "deadline" and not self._pieces:
             raise _too_late(self.waiting, box.seconds)
         usage, timings = self._usage, self._timings
-        return Reply(self.text, self.finish_reason, self._card, usage, timings, box.elapsed, tokens=self._ids)
+        return Reply(
+            self.text,
+            self.finish_reason,
+            self._card,
+            usage,
+            timings,
+            box.elapsed,
+            tokens=self._ids,
+            asked=self._asked,
+        )
 
     def _take_waiting(self, chunk: ChatCompletion) -> None:
         if chunk.loading is not None:

@@ -1,10 +1,14 @@
 """What a tool gives back: the answer alone, one line on where it came from, and the rest where only programs look."""
 
-from mcp.types import CallToolResult, ContentBlock, TextContent
+from collections.abc import Sequence
 
+from mcp.types import CallToolResult, ContentBlock, TextContent
+from pydantic import PrivateAttr
+
+from gemma_mcp.server.ledger import Outcome
 from gemma_mcp.server.replies import Reply
 
-__all__ = ["META_KEY", "result_of"]
+__all__ = ["META_KEY", "ToolResult", "outcome_of", "result_of"]
 
 META_KEY = "gemma-mcp"
 """Where `_meta` holds usage, timings and the like."""
@@ -15,11 +19,41 @@ CUT = {
 }
 
 
-def result_of(reply: Reply, *, notes: tuple[str, ...] = (), session: str = "") -> CallToolResult:
-    """The tool result of a reply. `notes` say what was cut or changed on the way in."""
+class ToolResult(CallToolResult):
+    """A result that knows what was read for it, and which model read it. That stays in this process."""
+
+    _read: tuple[str, ...] = PrivateAttr(default=())
+    _asked: str = PrivateAttr(default="")
+    _model: str = PrivateAttr(default="")
+
+    def remember(self, read: Sequence[str], asked: str, model: str) -> None:
+        """Take down the texts that were read, the name by which the model was asked, and its own."""
+        self._read, self._asked, self._model = tuple(read), asked, model
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the ledger takes down of it."""
+        return Outcome(_texts(self), self._read, self._asked, self._model)
+
+
+def outcome_of(result: CallToolResult) -> Outcome:
+    """What the ledger takes down of any result."""
+    return result.outcome if isinstance(result, ToolResult) else Outcome(_texts(result))
+
+
+def _texts(result: CallToolResult) -> tuple[str, ...]:
+    return tuple(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def result_of(reply: Reply, *, notes: tuple[str, ...] = (), session: str = "", read: Sequence[str] = ()) -> ToolResult:
+    """The tool result of a reply. `notes` say what was cut or changed on the way in; `read` are the texts that were
+    taken from files into the prompt, as the model got them.
+    """
     line = _provenance(reply, (*notes, *reply.notes), session)
     content: list[ContentBlock] = [TextContent(type="text", text=reply.text), TextContent(type="text", text=line)]
-    return CallToolResult(content=content, _meta={META_KEY: _details(reply, session)})
+    result = ToolResult(content=content, _meta={META_KEY: _details(reply, session)})
+    result.remember(read, reply.asked, reply.card.model)
+    return result
 
 
 def _provenance(reply: Reply, notes: tuple[str, ...], session: str) -> str:

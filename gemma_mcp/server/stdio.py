@@ -92,13 +92,15 @@ def _prepared(wire: Wire, environ: Mapping[str, str]) -> Callable[[], Awaitable[
     from gemma_mcp.server.transport import serve_pipes
     from gemma_mcp.settings_sources import load_settings
 
-    settings = load_settings(environ).settings
-    root = project_root(settings.server.root, environ, Path.cwd())
     places = Places.find(environ)
+    loaded = load_settings(environ, places=places)
+    settings = loaded.settings
+    root = project_root(settings.server.root, environ, Path.cwd())
 
     async def run() -> None:
         async with EnginePool(settings, places) as pool:
-            await serve_pipes(build_server(pool, settings, root, places), wire.input, wire.output)
+            server = build_server(pool, settings, root, places, origins=loaded.origins)
+            await serve_pipes(server, wire.input, wire.output)
 
     return run
 

@@ -1,5 +1,6 @@
 """A tool as this server offers it: strict arguments, own schema, and the one place where errors become results."""
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -13,10 +14,14 @@ from pydantic import Field
 
 from gemma_mcp.errors import GemmaError, RequestError
 from gemma_mcp.server.arguments import Arguments, parse_arguments, published_schema
+from gemma_mcp.server.ledger import Outcome
+from gemma_mcp.server.results import outcome_of
 
 __all__ = ["ADDS_FILES", "READS_ONLY", "REFUSED_KEY", "REPLACES_FILES", "GemmaTool"]
 
 Body = Callable[[Context, Any], Awaitable[CallToolResult]]
+
+Note = Callable[[Outcome], None]
 
 REFUSED_KEY = "gemma-mcp/refused"
 """In a request's `_meta`: why its arguments could not be read (see `lines.py`)."""
@@ -39,6 +44,8 @@ class GemmaTool(Tool):
 
     arguments_model: type[Arguments] = Field(exclude=True)
     body: Body = Field(exclude=True)
+    note: Note | None = Field(default=None, exclude=True)
+    """Told what every call brought, errors included."""
 
     @classmethod
     def make(
@@ -67,10 +74,25 @@ class GemmaTool(Tool):
             body=body,
         )
 
+    @property
+    def told(self) -> str:
+        """What a client's model is told of the tool, about as it stands in its context."""
+        about = {"name": self.name, "description": self.description, "input_schema": self.parameters}
+        return json.dumps(about, ensure_ascii=False)
+
     async def run(
         self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
     ) -> CallToolResult:
         """Answer a call. Raises ToolError for everything that the caller may know, with the text it is told."""
+        try:
+            result = await self._answer(arguments, context)
+        except ToolError as error:
+            self._noted(Outcome((str(error),)))
+            raise
+        self._noted(outcome_of(result))
+        return result
+
+    async def _answer(self, arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult:
         try:
             _refuse_unreadable(context)
             return await self.body(context, parse_arguments(self.arguments_model, arguments))
@@ -80,6 +102,10 @@ class GemmaTool(Tool):
             raise
         except Exception as error:
             raise UnexpectedToolError(f"{self.name} failed inside. The server's log (stderr) says why.") from error
+
+    def _noted(self, outcome: Outcome) -> None:
+        if self.note is not None:
+            self.note(outcome)
 
 
 def _refuse_unreadable(context: Context[Any, Any]) -> None:

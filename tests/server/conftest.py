@@ -8,6 +8,7 @@ import pytest
 from mcp import Client
 from scripted_engine import Connect, ScriptedEngines, home_of, settings
 
+from gemma_mcp.places import Places
 from gemma_mcp.server.app import build_server
 
 
@@ -25,13 +26,19 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def connect(engines: ScriptedEngines, project: Path) -> Connect:
+def places(project: Path) -> Places:
+    """The folders of the servers' user."""
+    return home_of(project)
+
+
+@pytest.fixture
+def connect(engines: ScriptedEngines, project: Path, places: Places) -> Connect:
     """Opens a client of a server on the scripted engine; keywords are settings of the section `server`.
 
     All of them share one home folder, as the servers of one user do.
     """
 
     def open_client(mode: str = "auto", **changes: Any) -> AbstractAsyncContextManager[Client]:
-        return Client(build_server(engines, settings(**changes), project, home_of(project)), mode=mode)
+        return Client(build_server(engines, settings(**changes), project, places), mode=mode)
 
     return open_client

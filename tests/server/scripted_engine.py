@@ -12,6 +12,7 @@ from mcp.types import CallToolResult, TextContent
 
 from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
+from gemma_mcp.state import EngineStatus
 from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, CompletionRequest, GenerationOptions, TokenCounts
 
 DEFAULTS = Path(__file__).parents[2] / "config" / "defaults.toml"
@@ -59,7 +60,8 @@ class ScriptedEngines:
         self.scripts: list[Sequence[Step]] = [[said("fine"), finished()]]
         self.requests: list[GenerationOptions] = []
         self.counted: list[tuple[str, tuple[str, ...]]] = []
-        self.running = 0
+        self.status: EngineStatus | None = None
+        self.busy = 0
         self.entered = anyio.Event()
         self.left = anyio.Event()
 
@@ -78,16 +80,19 @@ class ScriptedEngines:
         self.counted.append((model, tuple(texts)))
         return TokenCounts(model=model, context_length=8192, counts=tuple(len(text) for text in texts))
 
+    async def running(self) -> EngineStatus | None:
+        return self.status
+
     @asynccontextmanager
     async def _stream(self, request: GenerationOptions) -> AsyncGenerator[AsyncIterator[ChatCompletion]]:
         self.requests.append(request)
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-        self.running += 1
+        self.busy += 1
         self.entered.set()
         try:
             yield _played(script)
         finally:
-            self.running -= 1
+            self.busy -= 1
             self.left.set()
 
     @property

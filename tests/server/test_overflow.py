@@ -163,7 +163,7 @@ async def test_no_more_than_four_pieces_are_asked_at_once(ask: Ask, answering: A
     running: list[int] = []
 
     def answer(prompt: str) -> list[Step]:
-        running.append(answering.running + 1)
+        running.append(answering.busy + 1)
         if len(running) == 4:
             going.set()
         return [going, said("x"), finished()]
@@ -235,7 +235,7 @@ async def test_an_error_of_one_piece_ends_the_others(ask: Ask, answering: Answer
     answering.answer = lambda prompt: [QueueFullError(9)] if "part 2 of 4" in prompt else [never]
     with anyio.fail_after(30):
         assert "9 requests are waiting already" in error_of(await ask("log.txt"))
-    assert answering.running == 0
+    assert answering.busy == 0
 
 
 async def test_answers_cut_off_at_their_share_are_told(ask: Ask, answering: AnsweringEngines, project: Path) -> None:

@@ -132,7 +132,7 @@ async def test_a_cancelled_call_leaves_the_engines_stream_and_says_nothing_more(
             tasks.cancel_scope.cancel()
         with anyio.fail_after(5):
             await engines.left.wait()
-        assert engines.running == 0
+        assert engines.busy == 0
         count = len(watcher.seen)
         assert texts(await client.call_tool("generate_text", {"prompt": "x"}))[0] == "next"
         assert len(watcher.seen) == count
@@ -150,7 +150,7 @@ async def test_calls_at_once_run_at_once(connect: Connect, engines: ScriptedEngi
         for tool, argument in [("generate_text", "prompt"), ("chat", "message")] * 3:
             tasks.start_soon(call, tool, argument)
         with anyio.fail_after(10):
-            while engines.running < 6:
+            while engines.busy < 6:
                 await anyio.lowlevel.checkpoint()
         all_run.set()
     assert sorted(answers) == ["0", "1", "2", "3", "4", "5"]
@@ -166,7 +166,7 @@ async def test_text_that_was_written_when_time_is_up_is_given_back(
     answer, line = texts(result)
     assert answer == "as far as this"
     assert "deadline (cut off by max_seconds)" in line
-    assert engines.running == 0
+    assert engines.busy == 0
 
 
 async def test_a_deadline_that_the_engine_kept_is_told_the_same_way(connect: Connect, engines: ScriptedEngines) -> None:

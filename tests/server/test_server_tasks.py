@@ -87,7 +87,7 @@ async def test_a_cancelled_task_leaves_the_engine_and_stays_cancelled(engines: S
         handle = await start(client, "generate_text", prompt="x")
         await wait_for(client, handle.task_id, "some text")
         await ask(client, "cancel", handle.task_id)
-        assert engines.running == 0
+        assert engines.busy == 0
         assert (await ask(client, "get", handle.task_id)).status == "cancelled"
         await ask(client, "cancel", handle.task_id)
         assert (await ask(client, "get", handle.task_id)).status == "cancelled"
@@ -104,7 +104,7 @@ async def test_a_task_that_its_client_does_not_fetch_is_forgotten(engines: Scrip
             with anyio.fail_after(20), pytest.raises(MCPError) as caught:
                 await wait_for(client, handle.task_id, "no such state")
             assert caught.value.error.code == INVALID_PARAMS
-        assert engines.running == 0
+        assert engines.busy == 0
 
 
 async def test_the_oldest_result_makes_room_for_a_new_task(engines: ScriptedEngines, project: Path) -> None:
@@ -116,7 +116,7 @@ async def test_the_oldest_result_makes_room_for_a_new_task(engines: ScriptedEngi
         await wait_for(client, first.task_id, "completed")
         second = await start(client, "generate_text", prompt="x")
         with anyio.fail_after(20):
-            while engines.running == 0:
+            while engines.busy == 0:
                 await anyio.lowlevel.checkpoint()
         third = await start(client, "generate_text", prompt="x")
         await wait_for(client, third.task_id, "completed")
@@ -159,7 +159,7 @@ async def test_a_cancelled_request_ends_the_task_that_it_would_have_become(
             group.cancel_scope.cancel()
         with anyio.fail_after(5):
             await engines.left.wait()
-    assert engines.running == 0
+    assert engines.busy == 0
 
 
 async def test_a_refused_call_is_a_task_that_completed_with_an_error(engines: ScriptedEngines, project: Path) -> None:
@@ -174,4 +174,4 @@ async def test_a_server_that_ends_leaves_no_generation_behind(engines: ScriptedE
     async with client_of(engines, project) as client:
         await start(client, "generate_text", prompt="x")
         await engines.entered.wait()
-    assert engines.running == 0
+    assert engines.busy == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemma_mcp.errors import RequestError, SessionStoreError
-from gemma_mcp.state import private_folder
+from gemma_mcp.state import make_private
 
 if TYPE_CHECKING:
     import sqlite3
@@ -111,7 +111,7 @@ def transaction(db: "sqlite3.Connection") -> Generator[None]:
 
 def _make_private(path: Path) -> None:
     """On Windows the user's folders have an access list that says the same."""
-    private_folder(path.parent)
+    make_private(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if os.name != "nt" and os.fstat(descriptor).st_mode & 0o077:

@@ -21,7 +21,7 @@ from gemma_mcp.errors import DeadlineError, SessionStoreError
 from gemma_mcp.server.replies import TimeBox
 from gemma_mcp.server.sessions.store import Session, SessionStore
 from gemma_mcp.server.sessions.transcript import transcript
-from gemma_mcp.state import private_folder
+from gemma_mcp.state import make_private
 from gemma_mcp.wire import ChatMessage
 
 __all__ = ["Sessions", "Turn"]
@@ -116,7 +116,7 @@ async def _among_processes(path: Path) -> AsyncGenerator[None]:
 def _acquired(lock: BaseFileLock) -> bool:
     """True as well where there are no locks to be had."""
     try:
-        private_folder(Path(lock.lock_file).parent)
+        make_private(Path(lock.lock_file).parent)
         lock.acquire()
     except Timeout:
         return False
