@@ -45,6 +45,8 @@ class HttpService:
         self.clients = configured_clients(settings)
         self.tokens = Tokens(places).of(client.name for client in self.clients)
         self.listener = _bind(settings.http)
+        for number in SIGNALS:  # until it serves there is nothing to close
+            signal.signal(number, lambda *_: os._exit(0))
         self._settings = settings
         self._places = places
 
