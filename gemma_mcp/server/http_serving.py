@@ -46,7 +46,7 @@ class HttpService:
         self.tokens = Tokens(places).of(client.name for client in self.clients)
         self.listener = _bind(settings.http)
         for number in SIGNALS:  # until it serves there is nothing to close
-            signal.signal(number, lambda *_: os._exit(0))
+            signal.signal(number, _exit_now)
         self._settings = settings
         self._places = places
 
@@ -115,6 +115,10 @@ class _Server(uvicorn.Server):
         """See uvicorn."""
         self.should_exit = self.force_exit = True
         threading.Thread(target=_exit_soon, daemon=True).start()
+
+
+def _exit_now(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)
 
 
 def _exit_soon() -> None:
