@@ -48,6 +48,8 @@ class HttpService:
         self.clients = configured_clients(settings)
         self.tokens = Tokens(places).of(client.name for client in self.clients)
         self.listener = _bind(settings.http)
+        for number in SIGNALS:  # until it serves there is nothing to close
+            signal.signal(number, _exit_now)
         self._settings = settings
         self._origins = loaded.origins
         self._places = places
@@ -123,6 +125,10 @@ class _Server(uvicorn.Server):
         """See uvicorn."""
         self.should_exit = self.force_exit = True
         threading.Thread(target=_exit_soon, daemon=True).start()
+
+
+def _exit_now(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)
 
 
 def _exit_soon() -> None:
