@@ -145,3 +145,10 @@ async def test_a_text_that_never_fits_is_the_engines_error(connect: Connect, eng
         assert 1 < len(engines.requests) <= 3
         engines.play([ContextOverflowError(300, 500, 200)])
         assert "500" in error_of(await client.call_tool("complete_code", {"prefix": "word " * 200}))
+
+
+async def test_an_encoding_that_was_guessed_is_told(connect: Connect, engines: ScriptedEngines, project: Path) -> None:
+    (project / "a.py").write_bytes("name = 'Grüße, schöne Grüße'\nx = \n".encode("cp1252"))
+    async with connect() as client:
+        result = await client.call_tool("complete_code", {"file": "a.py", "line": 2})
+    assert "a.py read as cp1252" in texts(result)[1]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from project_trees import commit, git, line_of, names_read, refusal, write
-from scripted_engine import Connect, ScriptedEngines
+from scripted_engine import Connect, ScriptedEngines, error_of
 
 from gemma_mcp.server.inputs import git_process
 
@@ -280,6 +280,18 @@ async def test_git_that_hangs_is_ended(
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setattr(git_process, "GIT_SECONDS", 0.2)
     assert "git was not done within 0.2 s" in await refusal(connect, "git:diff")
+
+
+async def test_a_call_does_not_outlast_its_time_while_git_works(
+    connect: Connect, repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write(tmp_path, {"bin/git": "#!/bin/sh\nexec sleep 600\n"})
+    (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(git_process, "GIT_SECONDS", 3.0)
+    async with connect(max_seconds=0.3) as client:
+        text = error_of(await client.call_tool("generate_text", {"prompt": "x", "files": ["git:diff"]}))
+    assert "The files were not read yet when the 0.3 s of this call were over." in text
 
 
 async def test_without_git_a_sentence_says_so(
