@@ -9,6 +9,7 @@ from gemma_mcp.cli.config import config
 from gemma_mcp.cli.demo import demo
 from gemma_mcp.cli.doctor import doctor
 from gemma_mcp.cli.engine import engine
+from gemma_mcp.cli.install import install
 from gemma_mcp.cli.invocation import Invocation, overriding
 
 __all__ = ["app"]
@@ -37,5 +38,5 @@ def serve(given: Invocation) -> None:
 
 
 overriding(group)
-for command in (serve, engine, demo, doctor, config):
+for command in (serve, install, engine, demo, doctor, config):
     group.add_command(command)
