@@ -73,7 +73,6 @@ def test_without_its_command_the_file_that_it_reads_is_edited(
     run_client("claude", "mcp", "list")
     before = (tmp_path / ".claude.json").read_bytes()
     assert install("claude-code", PATH="").returncode == 0
-    assert line_of("gemma", run_client("claude", "mcp", "get", "gemma")) or entries(tmp_path)
     line = line_of("gemma", run_client("claude", "mcp", "list"))
     assert line.endswith("Connected")
     assert json.loads(before).keys() <= json.loads((tmp_path / ".claude.json").read_bytes()).keys()

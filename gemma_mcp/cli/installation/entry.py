@@ -14,9 +14,7 @@ __all__ = ["Entry", "check_start", "interpreter", "is_passing"]
 
 ARGUMENTS = ("-m", "gemma_mcp")
 
-PASSING = re.compile(
-    r"/(?:uv/archive-v\d+|pipx/\.cache|uv/builds-v\d+|environments-v\d+)/|/\.?pipx/(?:[^/]+/)?\.cache/"
-)
+PASSING = re.compile(r"/uv/(?:cache/)?(?:archive|builds|environments)-v\d+/|/pipx/\.cache/")
 """Folders of `uv` and `pipx` whose environments live for one command (`uvx`, `uv run --with`, `pipx run`)."""
 
 START_SECONDS = 60.0
