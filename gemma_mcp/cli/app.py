@@ -5,6 +5,7 @@ import os
 import click
 
 from gemma_mcp import __version__
+from gemma_mcp.cli.chat import chat
 from gemma_mcp.cli.config import config
 from gemma_mcp.cli.demo import demo
 from gemma_mcp.cli.doctor import doctor
@@ -24,7 +25,8 @@ def group(context: click.Context) -> None:
 
 def app(arguments: list[str]) -> int | None:
     """Run the command line. Raises click's and our own errors; returns the exit code where a command chose one."""
-    return group.main(arguments, prog_name="gemma-mcp", standalone_mode=False, obj=Invocation(os.environ))
+    color = False if os.environ.get("NO_COLOR") else None  # https://no-color.org; None asks whether it is a terminal
+    return group.main(arguments, prog_name="gemma-mcp", standalone_mode=False, obj=Invocation(os.environ), color=color)
 
 
 @click.command()
@@ -38,5 +40,5 @@ def serve(given: Invocation) -> None:
 
 
 overriding(group)
-for command in (serve, install, engine, demo, doctor, config):
+for command in (serve, install, chat, engine, demo, doctor, config):
     group.add_command(command)

@@ -1,0 +1,69 @@
+"""What goes into a turn beside the words: files and images, under the same policy as those of the server's tools."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma_mcp.errors import RequestError
+from gemma_mcp.server.files import TextFile, TextFiles, compose
+from gemma_mcp.server.images import ImageLimits, Images
+from gemma_mcp.server.paths import PathPolicy, project_root
+from gemma_mcp.settings import ServerSettings
+from gemma_mcp.wire import ChatMessage, ImagePart, ImageUrl, TextPart
+
+__all__ = ["Attachments", "Inputs"]
+
+
+@dataclass(frozen=True)
+class Attachments:
+    """Files and images as the user named them, and a text that came through a pipe; they belong to the next turn."""
+
+    files: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    piped: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.images or self.piped)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Reads attachments."""
+
+    files: TextFiles
+    images: Images
+
+    @classmethod
+    def configured(cls, settings: ServerSettings) -> "Inputs":
+        """Files below the folder that the server would read from, if it were started here."""
+        policy = PathPolicy(project_root(settings.root, os.environ, Path.cwd()))
+        limits = ImageLimits(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
+        return cls(TextFiles(policy, settings.max_file_bytes, settings.max_files), Images(policy, limits))
+
+    async def check(self, attached: Attachments) -> list[str]:
+        """Read everything once, to refuse it when it is named and not a turn later; what was cut or changed."""
+        files = await self.files.read(attached.files)
+        images = await self.images.read(attached.images, "auto")
+        return [one.note for one in (*files, *images) if one.note]
+
+    async def message(self, text: str, attached: Attachments, before: Sequence[ChatMessage]) -> ChatMessage:
+        """The user's turn. Raises InputRefusedError, and RequestError for more images than one request may hold."""
+        files = await self.files.read(attached.files)
+        images = await self.images.read(attached.images, "auto")
+        self._refuse_images(len(images), before)
+        piped = [TextFile("stdin", attached.piped)] if attached.piped else []
+        whole = compose([*files, *piped], text)
+        if not images:
+            return ChatMessage(role="user", content=whole)
+        parts = [ImagePart(image_url=ImageUrl(url=image.url)) for image in images]
+        return ChatMessage(role="user", content=(*parts, TextPart(text=whole)))
+
+    def _refuse_images(self, new: int, before: Sequence[ChatMessage]) -> None:
+        old = sum(isinstance(part, ImagePart) for message in before for part in message.content)
+        limit = self.images.limits.images
+        if new and old + new > limit:
+            raise RequestError(
+                f"The conversation holds {old} images already; with {new} more it would pass the limit of {limit}.",
+                "Start a new one: /new",
+            )
