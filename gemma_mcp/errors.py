@@ -22,6 +22,8 @@ __all__ = [
     "QueueFullError",
     "RemoteError",
     "RequestError",
+    "SessionChangedError",
+    "SessionStoreError",
     "StepFailedError",
     "UnknownModelError",
     "UnknownSessionError",
@@ -137,6 +139,30 @@ class DeadlineError(CapacityError):
     """Time was up before there was anything to give back."""
 
     status = 504
+
+
+class SessionChangedError(CapacityError):
+    """A session went on in another process, or was deleted, while a turn of it was computed."""
+
+    status = 409
+
+    def __init__(self, session: str) -> None:
+        super().__init__(
+            f"Session {session!r} went on elsewhere or was deleted during this turn, so the turn was not kept.",
+            "Call again: it will follow what was said meanwhile.",
+        )
+        self.session = session
+        self.fields = {"session": session}
+
+
+class SessionStoreError(GemmaError):
+    """The file that holds the sessions cannot be used, and why."""
+
+    def __init__(self, path: str, why: str, hint: str = "") -> None:
+        super().__init__(f"The session store {path} cannot be used: {why}.", hint)
+        self.path = path
+        self.why = why
+        self.fields = {"path": path, "why": why, "hint": hint}
 
 
 class BackendError(GemmaError):

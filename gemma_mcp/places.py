@@ -18,7 +18,7 @@ class Places:
     """The folders of one user. They are made by whoever first writes to them, readable by the user alone.
 
     `config_file` is the user's settings; `models` holds downloaded weights; `state` is where a running engine says how
-    to reach it; `logs` is what the engine and its workers wrote.
+    to reach it; `logs` is what the engine and its workers wrote; `sessions` holds the conversations of `chat`.
     """
 
     config_file: Path
@@ -26,6 +26,7 @@ class Places:
     state: Path
     logs: Path
     cache: Path
+    sessions: Path
 
     @classmethod
     def find(cls, environ: Mapping[str, str]) -> "Places":
@@ -40,6 +41,7 @@ class Places:
             state=dirs.user_state_path / "run",
             logs=dirs.user_log_path,
             cache=dirs.user_cache_path,
+            sessions=dirs.user_data_path / "sessions",
         )
 
     @classmethod
@@ -54,4 +56,5 @@ class Places:
             state=home / "run",
             logs=home / "logs",
             cache=home / "cache",
+            sessions=home / "sessions",
         )

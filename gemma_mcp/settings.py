@@ -10,6 +10,7 @@ __all__ = [
     "LlamaCppSettings",
     "ModelSettings",
     "ServerSettings",
+    "SessionSettings",
     "Settings",
 ]
 
@@ -76,8 +77,15 @@ class ServerSettings(Section):
     max_image_bytes: Count
     max_image_pixels: Count
     max_images: Count
-    max_sessions: Count
     progress_interval: Annotated[float, Field(ge=0.1, le=60)]
+
+
+class SessionSettings(Section):
+    """The conversations of `chat`: how long they are kept."""
+
+    keep_days: Annotated[float, Field(ge=0, le=36500, allow_inf_nan=False)]
+    max_bytes: Annotated[int, Field(ge=1_000_000, le=1_000_000_000_000)]
+    max_sessions: Count
 
 
 class Settings(Section):
@@ -88,3 +96,4 @@ class Settings(Section):
     backend: BackendSettings
     llamacpp: LlamaCppSettings
     server: ServerSettings
+    sessions: SessionSettings

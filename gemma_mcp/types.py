@@ -1,5 +1,6 @@
 """Values that several layers share. All are frozen; those that cross a socket are msgspec structs."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -23,6 +24,7 @@ __all__ = [
     "Text",
     "Timings",
     "TokenLogprob",
+    "Tokens",
     "Usage",
 ]
 
@@ -47,7 +49,25 @@ class Media(msgspec.Struct, frozen=True, tag="media"):
     data: bytes
 
 
-Segment = Control | Text | Media
+class Tokens(msgspec.Struct, frozen=True, tag="generated"):
+    """A reply that was generated earlier, by the ids of its tokens; `text` is what they are said to spell.
+
+    Tokenising the text again may cut it otherwise, and then nothing from there on is found in the prefix cache.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+
+    def hold(self, piece: Callable[[int], bytes]) -> bool:
+        """Whether the ids may stand for the text, in a vocabulary whose tokens have these `piece`s.
+
+        They must spell it exactly, and none may be a control token (no bytes): with one, a text could end its turn.
+        """
+        pieces = [piece(token) for token in self.ids]
+        return all(pieces) and b"".join(pieces) == self.text.encode("utf-8", "replace")
+
+
+Segment = Control | Text | Media | Tokens
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +131,8 @@ class FimTokens(msgspec.Struct, frozen=True):
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded model says of itself. `context_length` is per request, in tokens; `slots` is how many run at once.
 
-    `step_tokens` bounds the tokens of one step; `window` is the sliding window in tokens, 0 without one.
+    `step_tokens` bounds the tokens of one step; `window` is the sliding window in tokens, 0 without one. `vocabulary`
+    differs between vocabularies in which token ids mean different texts.
     """
 
     architecture: str
@@ -119,6 +140,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     device: str
     vocab_size: int
+    vocabulary: str = ""
     context_length: int
     slots: int
     step_tokens: int
@@ -200,11 +222,12 @@ class Delta(msgspec.Struct, frozen=True, gc=False, tag="delta"):
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """The end of a reply, always the last event."""
+    """The end of a reply, always the last event. `tokens`: the ids of its completion tokens."""
 
     reason: FinishReason
     usage: Usage
     timings: Timings
+    tokens: tuple[int, ...] = ()
 
 
 Event = Queued | Prefill | Delta | Finished

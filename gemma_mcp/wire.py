@@ -2,7 +2,8 @@
 
 Both sides use these models, so they cannot drift apart. Requests forbid unknown fields: a misspelt one is refused, not
 ignored. Field names and meanings: the OpenAI API reference (chat completions, completions), llama.cpp `tools/server`
-(`return_progress`, `prompt_progress`, `timings`, sampling parameters). `deadline_seconds` and `queue_place` are ours.
+(`return_progress`, `prompt_progress`, `return_tokens`, `timings`, sampling parameters). `deadline_seconds`,
+`queue_place` and the `tokens` of a message are ours.
 """
 
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ __all__ = [
     "Choice",
     "CompletionRequest",
     "ErrorBody",
+    "GeneratedTokens",
     "GenerationOptions",
     "ImagePart",
     "ImageUrl",
@@ -66,12 +68,24 @@ class ImagePart(WireModel):
     image_url: ImageUrl
 
 
+class GeneratedTokens(WireModel):
+    """The ids of a reply's tokens, as `return_tokens` gave them, and the `vocabulary` of the card beside them."""
+
+    ids: tuple[Annotated[int, Field(ge=0, le=0x7FFFFFFF)], ...]
+    vocabulary: str
+
+
 class ChatMessage(WireModel):
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    `tokens`: how an assistant's text was generated. The same model then finds the whole turn in its prefix cache.
+    Where they are another model's or do not spell the text, they are passed over; the text decides.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | tuple[Annotated[TextPart | ImagePart, Field(discriminator="type")], ...]
     name: str | None = None
+    tokens: GeneratedTokens | None = None
 
 
 class JsonSchemaFormat(WireModel):
@@ -137,6 +151,7 @@ class GenerationOptions(WireModel):
     response_format: ResponseFormat | None = None
     cache_prompt: bool = True
     return_progress: bool = False
+    return_tokens: bool = False
     deadline_seconds: Annotated[Finite, Field(gt=0)] | None = None
 
 
@@ -238,7 +253,10 @@ class ErrorBody(Lenient):
 
 
 class ModelCard(Lenient):
-    """Who answered: in a reply of our own engine, under `gemma`. `notice` must be shown with the result."""
+    """Who answered: in a reply of our own engine, under `gemma`. `notice` must be shown with the result.
+
+    `vocabulary` names the model and its vocabulary: where it is the same, token ids mean the same.
+    """
 
     model: str
     runtime: str = ""
@@ -246,6 +264,7 @@ class ModelCard(Lenient):
     context_length: int = 0
     images: bool = False
     fim: bool = False
+    vocabulary: str = ""
     notice: str = ""
 
 
@@ -261,6 +280,7 @@ class ChatCompletion(Lenient):
     """A whole reply, or one chunk of a stream (then `object` ends in ".chunk"); plain completions have the same shape.
 
     Chunks of our engine may also hold `queue_place` (1 is next), `prompt_progress`, or an `error` as the last chunk.
+    `tokens`: the ids of the completion tokens, when they were asked for; in a stream with the finish reason.
     """
 
     id: str = ""
@@ -273,5 +293,6 @@ class ChatCompletion(Lenient):
     prompt_progress: PromptProgress | None = None
     queue_place: int | None = None
     loading: float | None = None
+    tokens: tuple[int, ...] | None = None
     gemma: ModelCard | None = None
     error: ErrorBody | None = None

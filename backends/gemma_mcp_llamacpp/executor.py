@@ -20,7 +20,7 @@ from gemma_mcp.engine.backend import (
     Trim,
 )
 from gemma_mcp.errors import RequestError, StepFailedError, UnsupportedError
-from gemma_mcp.types import Control, Media, ModelInfo, Segment
+from gemma_mcp.types import Control, Media, ModelInfo, Segment, Tokens
 from gemma_mcp_llamacpp.candidates import Candidates
 from gemma_mcp_llamacpp.log import Reasons, native_log
 from gemma_mcp_llamacpp.media import Projector
@@ -114,6 +114,10 @@ class LlamaCppExecutor:
     def _encode(self, segments: Sequence[Segment], pieces: list[Piece]) -> None:
         texts: list[tuple[bool, str]] = []
         for segment in segments:
+            if isinstance(segment, Tokens) and segment.hold(self._vocabulary.plain_piece):
+                pieces += (self._tokens(texts), TokenPiece(segment.ids))
+                texts.clear()
+                continue
             if not isinstance(segment, Media):
                 texts.append((isinstance(segment, Control), segment.text))
                 continue

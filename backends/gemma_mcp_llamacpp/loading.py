@@ -101,6 +101,7 @@ def _info(
         runtime=f"llama.cpp {build} (llama-cpp-python {version})",
         device=str(device),
         vocab_size=vocabulary.size,
+        vocabulary=vocabulary.digest,
         context_length=context_length,
         slots=context.slots,
         step_tokens=context.step_tokens,

@@ -1,6 +1,7 @@
 """Text to tokens and back, on a loaded model's vocabulary. Everything here may be called from any thread."""
 
 import ctypes
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Sequence
@@ -23,12 +24,22 @@ class Vocabulary:
         self.size = llama_cpp.llama_vocab_n_tokens(handle)
         self.bos = llama_cpp.llama_vocab_bos(handle)
         self.adds_bos = llama_cpp.llama_vocab_get_add_bos(handle) and self.bos >= 0
+        self.digest = self._digest()
         self._pieces: dict[int, bytes] = {}
         self._fim = [self._control(marker) for marker in _FIM]
+        self._marker_ids = self._own_markers()
         self._markers = self._marker_pattern()
         ends = {token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(handle, token)}
         self.ends = frozenset(ends.union(token for token in self._fim if token is not None))
         """Tokens that end generation: the vocabulary's own and the fill-in-the-middle markers."""
+
+    def _digest(self) -> str:
+        """Of the texts of all tokens; 262,144 of them take some 0.1 s."""
+        digest = hashlib.sha256()
+        for token in range(self.size):
+            digest.update(llama_cpp.llama_vocab_get_text(self.handle, token) or b"")
+            digest.update(b"\0")
+        return digest.hexdigest()
 
     def text(self, token: int) -> str:
         """How a token is written in control text; empty for none."""
@@ -86,6 +97,10 @@ class Vocabulary:
             piece = self._pieces[token] = self._render(token)
         return piece
 
+    def plain_piece(self, token: int) -> bytes:
+        """The bytes of a token of ordinary text; markers have none, whatever their kind."""
+        return b"" if token in self._marker_ids or token in self.ends else self.piece(token)
+
     def detokenize(self, tokens: Iterable[int]) -> bytes:
         """The bytes of several tokens."""
         return b"".join(map(self.piece, tokens))
@@ -100,14 +115,15 @@ class Vocabulary:
                 return buffer.raw[:count]
         return b""
 
-    def _marker_pattern(self) -> re.Pattern[str] | None:
-        """Finds what must be cut in users' text: llama.cpp honours user-defined tokens there, Gemma 4's markers too.
-
-        Others of that kind, such as runs of spaces and HTML tags, are ordinary text.
-        """
+    def _own_markers(self) -> frozenset[int]:
+        """User-defined tokens that are markers: Gemma 4's. Others, such as runs of spaces and HTML tags, are text."""
         kind = llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
         own = (token for token in range(self.size) if llama_cpp.llama_vocab_get_attr(self.handle, token) & kind)
-        texts = [text for text in map(self.text, own) if text.startswith("<|") or text.endswith("|>")]
+        return frozenset(token for token in own if self.text(token).startswith("<|") or self.text(token).endswith("|>"))
+
+    def _marker_pattern(self) -> re.Pattern[str] | None:
+        """Finds what must be cut in users' text: llama.cpp honours user-defined tokens there, these markers too."""
+        texts = [self.text(token) for token in sorted(self._marker_ids)]
         return re.compile(f"(?={'|'.join(map(re.escape, texts))})") if texts else None
 
     def _control(self, marker: str) -> int | None:

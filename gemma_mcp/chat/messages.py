@@ -5,32 +5,43 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gemma_mcp.errors import RequestError
-from gemma_mcp.types import Media, Text
+from gemma_mcp.types import Media, Text, Tokens
 
 __all__ = ["Message", "Part", "Role", "fold_system", "joined", "merge_turns"]
 
 Role = Literal["system", "user", "assistant"]
-Part = Text | Media
+Part = Text | Media | Tokens
 BLANK_LINE = Text("\n\n")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: who speaks, and text and images in the order in which they were given."""
+    """One turn: who speaks, and text and images in the order in which they were given.
+
+    `vocabulary`: the one in which `Tokens` among the parts have their meaning, see wire.ModelCard.
+    """
 
     role: Role
     parts: tuple[Part, ...]
+    vocabulary: str = ""
+
+    def for_vocabulary(self, vocabulary: str) -> "Message":
+        """The turn as a model of this vocabulary takes it: tokens of another one are text to it."""
+        if self.vocabulary == vocabulary:
+            return self
+        return Message(self.role, tuple(Text(part.text) if isinstance(part, Tokens) else part for part in self.parts))
 
 
 def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
     """The same parts with adjacent texts made one, each stripped of white space at its ends, none empty.
 
     Gemma's own templates strip (`| trim`) every text of a turn. They never see it here, so it is done beforehand.
+    Tokens that stand alone stay as they were generated; next to other text they are text.
     """
     runs: list[Part] = []
     for part in parts:
         last = runs[-1] if runs else None
-        if isinstance(part, Text) and isinstance(last, Text):
+        if not isinstance(part, Media) and last is not None and not isinstance(last, Media):
             runs[-1] = Text(last.text + part.text)
         else:
             runs.append(part)

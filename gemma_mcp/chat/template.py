@@ -3,7 +3,8 @@
 A chat template glues turns together into one string, in which a typed `<end_of_turn>` looks like a real one. So each
 text and image is replaced by a sentinel, a random word that no template knows. The template lays out control text
 around the sentinels, and the result is cut at them: what the template wrote is `Control`, what stood for a user's
-words is `Text`, which is tokenised without special tokens.
+words is `Text`, which is tokenised without special tokens. A reply that comes back with its token ids stands there as
+`Tokens`, laid out just as when it was generated, so that all of it is found in the prefix cache.
 """
 
 import secrets
@@ -12,10 +13,10 @@ import threading
 from collections.abc import Sequence
 from itertools import pairwise
 
-from gemma_mcp.chat.messages import Message, fold_system, joined, merge_turns
+from gemma_mcp.chat.messages import Message, Part, fold_system, joined, merge_turns
 from gemma_mcp.chat.sandbox import TemplateRefusalError, TemplateSandbox
 from gemma_mcp.errors import RequestError, UnsupportedError
-from gemma_mcp.types import Control, Media, ModelInfo, Segment, Text
+from gemma_mcp.types import Control, Media, ModelInfo, Segment, Text, Tokens
 
 __all__ = ["GEMMA3_TEMPLATE", "ChatTemplate"]
 
@@ -80,18 +81,18 @@ class ChatTemplate:
             return False
 
     def _segments(self, turns: Sequence[Message]) -> tuple[Segment, ...]:
-        values: dict[str, Text | Media] = {}
+        values: dict[str, Part] = {}
         laid_out = [{"role": turn.role, "content": self._sentinels(turn, values)} for turn in turns]
         rendered = self._run(laid_out)
         while self._bos and rendered.startswith(self._bos):
             rendered = rendered.removeprefix(self._bos)
-        return tuple(_cut(rendered, values))
+        return tuple(_as_generated(_cut(rendered, values)))
 
-    def _sentinels(self, turn: Message, values: dict[str, Text | Media]) -> str:
+    def _sentinels(self, turn: Message, values: dict[str, Part]) -> str:
         """The turn as one string, which is the only kind of content that every template knows."""
         parts = turn.parts
         if self._strips_thoughts and turn.role == "assistant":
-            parts = joined(Text(_without_thoughts(p.text)) if isinstance(p, Text) else p for p in parts)
+            parts = joined(_without_thoughts(part) for part in parts)
         names = ["".join(secrets.choice(string.ascii_lowercase) for _ in range(32)) for _ in parts]
         values.update(zip(names, parts, strict=True))
         return "".join(names)
@@ -116,7 +117,7 @@ class ChatTemplate:
             ) from error
 
 
-def _cut(rendered: str, values: dict[str, Text | Media]) -> list[Segment]:
+def _cut(rendered: str, values: dict[str, Part]) -> list[Segment]:
     places = [(rendered.find(name), name) for name in values]
     if any(rendered.count(name) != 1 for name in values) or any(a > b for (a, _), (b, _) in pairwise(places)):
         raise UnsupportedError(
@@ -132,9 +133,27 @@ def _cut(rendered: str, values: dict[str, Text | Media]) -> list[Segment]:
     return [segment for segment in segments if segment != Control("")]
 
 
-def _without_thoughts(text: str) -> str:
+def _as_generated(segments: list[Segment]) -> list[Segment]:
+    """Generated tokens behind the very control text that stood before them when they were generated.
+
+    Gemma 4's template opens a reply that is to come with an empty thought channel, and leaves that out of earlier ones.
+    """
+    opening = segments[-1]
+    for index in range(1, len(segments) - 1):
+        before = segments[index - 1]
+        if not (isinstance(before, Control) and isinstance(opening, Control)):
+            continue
+        if isinstance(segments[index], Tokens) and opening.text.startswith(before.text):
+            segments[index - 1] = opening
+    return segments
+
+
+def _without_thoughts(part: Part) -> Part:
     """A reply without its thought channels, as Gemma 4's template leaves them out of the history."""
-    return "".join(part.split("<|channel>")[0] for part in text.split("<channel|>"))
+    if isinstance(part, Media):
+        return part
+    text = "".join(piece.split("<|channel>")[0] for piece in part.text.split("<channel|>"))
+    return part if text == part.text else Text(text)
 
 
 def _first_line(error: Exception) -> str:

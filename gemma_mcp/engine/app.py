@@ -21,7 +21,7 @@ from gemma_mcp.engine.metrics import CONTENT_TYPE
 from gemma_mcp.engine.replies import Kind, Shape
 from gemma_mcp.engine.service import Service
 from gemma_mcp.errors import GemmaError, RequestError
-from gemma_mcp.settings import ServerSettings
+from gemma_mcp.settings import Settings
 from gemma_mcp.state import NONCE_CHARACTERS, Health, proof
 from gemma_mcp.wire import (
     WIRE_VERSION,
@@ -88,7 +88,7 @@ class _Routes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._max_body_bytes = _max_body_bytes(service.settings.server)
+        self._max_body_bytes = _max_body_bytes(service.settings)
 
     async def health(self, request: Request) -> Response:
         """Whether it is there; with a nonce, the proof that it is the engine of the state file."""
@@ -165,7 +165,7 @@ class _Routes:
         wanted = await anyio.to_thread.run_sync(wanted_of, options)
         call = Call(options, render, wanted, max_tokens, logprobs_of(options), received)
         work = partial(generate, call, spec, service.residency, service.metrics)
-        shape = Shape(kind, spec.name, stream=options.stream)
+        shape = Shape(kind, spec.name, stream=options.stream, tokens=options.return_tokens)
         return GenerationResponse(work, shape, options, wanted.validate, service.activity)
 
     async def _parsed(self, kind: type[R], request: Request) -> R:
@@ -183,9 +183,11 @@ def _openai_model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "gemma-mcp"}
 
 
-def _max_body_bytes(limits: ServerSettings) -> int:
-    """What our own server may send at most: a prompt with much escaping, and images in base64."""
-    return 2 * limits.max_prompt_bytes + limits.max_images * (limits.max_image_bytes * 4 // 3 + 1000)
+def _max_body_bytes(settings: Settings) -> int:
+    """What our own server may send at most: a prompt with much escaping, a context of token ids, images in base64."""
+    limits = settings.server
+    ids = 8 * settings.llamacpp.context
+    return 2 * limits.max_prompt_bytes + ids + limits.max_images * (limits.max_image_bytes * 4 // 3 + 1000)
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -148,6 +148,7 @@ class Executor(Protocol):
     def encode(self, segments: Sequence[Segment]) -> list[Piece]:
         """*Any thread.* The prompt as tokens and images. The beginning-of-sequence token comes first, exactly once.
 
+        `Tokens` become their ids, as they are, when these hold here (`Tokens.hold`), else their text is encoded.
         Raises UnsupportedError for an image without a projector, InputRefusedError for an image that cannot be decoded.
         """
         ...

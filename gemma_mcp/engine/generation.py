@@ -53,7 +53,7 @@ def chat_prompt(messages: tuple[Message, ...]) -> Render:
             raise UnsupportedError(
                 f"The model {resident.spec.name!r} does not see images.", "Use one that has a projector beside it."
             )
-        return resident.template.render(messages)
+        return resident.template.render([one.for_vocabulary(resident.vocabulary) for one in messages])
 
     return render
 

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from gemma_mcp.chat.messages import Message, Part
 from gemma_mcp.errors import InputRefusedError, RequestError
 from gemma_mcp.schemas import ReplyValidator, check_schema
-from gemma_mcp.types import Grammar, Media, ModelInfo, Sampling, Text
+from gemma_mcp.types import Grammar, Media, ModelInfo, Sampling, Text, Tokens
 from gemma_mcp.wire import (
     ChatCompletionRequest,
     ChatMessage,
@@ -165,11 +165,19 @@ def _schema(wanted: ResponseFormat | None) -> dict[str, Any] | bool | None:
 def messages_of(request: ChatCompletionRequest, max_images: int, max_image_bytes: int) -> tuple[Message, ...]:
     """The conversation. Raises InputRefusedError for images that are not `data:` URIs, too large or too many."""
     images = _Images(max_images, max_image_bytes)
-    messages = tuple(Message(_role(message), _parts(message, images)) for message in request.messages)
+    messages = tuple(_message(message, images) for message in request.messages)
     last = messages[-1]
     if not any(isinstance(part, Media) or part.text.strip() for part in last.parts):
         raise RequestError("The last message is empty.", "Say what is wanted in it.")
     return messages
+
+
+def _message(message: ChatMessage, images: "_Images") -> Message:
+    """Token ids are taken with an assistant's plain text only: nobody else's words were generated."""
+    tokens = message.tokens
+    if tokens is None or not tokens.ids or message.role != "assistant" or not isinstance(message.content, str):
+        return Message(_role(message), _parts(message, images))
+    return Message("assistant", (Tokens(tokens.ids, message.content),), tokens.vocabulary)
 
 
 def _role(message: ChatMessage) -> Any:

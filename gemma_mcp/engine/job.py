@@ -160,7 +160,8 @@ class Job:
         if self._unsent_tokens:
             self.post(Delta("", self._unsent_tokens))
         usage = Usage(len(self.prompt.ids), self.completion_tokens, self.cached_tokens)
-        self.post(Finished(reason, usage, self._timings()))
+        completion = tuple(self.tokens[len(self.prompt.ids) :])
+        self.post(Finished(reason, usage, self._timings(), completion))
         self.close()
 
     def fail(self, error: GemmaError) -> None:

@@ -41,10 +41,11 @@ def error_body(error: GemmaError, status: int | None = None) -> ErrorBody:
 
 
 class Shape:
-    """One reply's identity on the wire, and how its parts look there."""
+    """One reply's identity on the wire, and how its parts look there. `tokens`: whether its token ids are told."""
 
-    def __init__(self, kind: Kind, model: str, *, stream: bool) -> None:
+    def __init__(self, kind: Kind, model: str, *, stream: bool, tokens: bool = False) -> None:
         self._kind = kind
+        self._tokens = tokens
         self._common: dict[str, Any] = {
             "id": f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}",
             "object": _object(kind, stream=stream),
@@ -81,7 +82,8 @@ class Shape:
     def ending(self, event: Finished, card: ModelCard) -> ChatCompletion:
         """The last chunk with a choice."""
         part = self._part({}, "", finish_reason=event.reason)
-        return self._chunk(choices=(part,), timings=timings(event.usage, event.timings), gemma=card)
+        told = timings(event.usage, event.timings)
+        return self._chunk(choices=(part,), timings=told, gemma=card, **self._ids(event))
 
     def usage(self, event: Finished) -> ChatCompletion:
         """The chunk that `include_usage` asks for."""
@@ -100,6 +102,7 @@ class Shape:
             usage=usage(event.usage),
             timings=timings(event.usage, event.timings),
             gemma=card,
+            **self._ids(event),
         )
 
     def logprobs(self, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
@@ -117,6 +120,9 @@ class Shape:
             "top_logprobs": [{_text(piece): value for _, piece, value in token.top} for token in tokens],
             "text_offset": offsets,
         }
+
+    def _ids(self, event: Finished) -> dict[str, Any]:
+        return {"tokens": event.tokens} if self._tokens else {}
 
     def _part(self, message: dict[str, str], text: str, **extra: Any) -> Choice:
         body: dict[str, Any] = {"delta": ReplyMessage(**message)} if self._kind == "chat" else {"text": text}

@@ -1,5 +1,6 @@
 """Which models are in memory: one load at a time per model, leases, keep-alive, room for the next one."""
 
+import hashlib
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -37,6 +38,12 @@ class Resident:
         """Its chat template. Raises UnsupportedError when that cannot be used."""
         return ChatTemplate.of(self.model.info)
 
+    @cached_property
+    def vocabulary(self) -> str:
+        """Names the model and its vocabulary, shortly; see wire.ModelCard."""
+        both = f"{self.spec.name}\0{self.model.info.vocabulary}"
+        return hashlib.sha256(both.encode()).hexdigest()[:16]
+
     @property
     def card(self) -> ModelCard:
         """What a reply says of it."""
@@ -48,6 +55,7 @@ class Resident:
             context_length=info.context_length,
             images=info.images,
             fim=info.fim is not None,
+            vocabulary=self.vocabulary,
             notice=self.spec.notice,
         )
 

@@ -1,4 +1,4 @@
-"""Puts the server together: four tools on a pool of engines."""
+"""Puts the server together: four tools on a pool of engines, and the store of sessions."""
 
 import difflib
 from pathlib import Path
@@ -10,6 +10,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS
 
 from gemma_mcp import __version__
+from gemma_mcp.places import Places
 from gemma_mcp.server.analyze_image import analyze_image_tool
 from gemma_mcp.server.caller import Caller, Engines
 from gemma_mcp.server.chat import chat_tool
@@ -18,7 +19,8 @@ from gemma_mcp.server.files import TextFiles
 from gemma_mcp.server.generate_text import generate_text_tool
 from gemma_mcp.server.images import ImageLimits, Images
 from gemma_mcp.server.paths import PathPolicy
-from gemma_mcp.server.sessions import Sessions
+from gemma_mcp.server.session_resource import add_session_resource
+from gemma_mcp.server.sessions import Limits, Sessions, SessionStore
 from gemma_mcp.server.tool import GemmaTool
 from gemma_mcp.settings import Settings
 
@@ -42,10 +44,14 @@ back what it has after max_seconds (50 by default). If a model is still loading 
 that line says that the starter model answered, it is a toy: tell the user how to get a real one."""
 
 
-def build_server(pool: Engines, settings: Settings, project_root: Path) -> MCPServer:
-    """A server on `pool`, reading files below `project_root`. Starts nothing: the first call of a tool does."""
-    tools = _tools(pool, settings, project_root)
-    return MCPServer(
+def build_server(pool: Engines, settings: Settings, project_root: Path, places: Places) -> MCPServer:
+    """A server on `pool`, reading files below `project_root`, keeping what it keeps in `places`.
+
+    Starts nothing and opens nothing: the first call of a tool does.
+    """
+    sessions = Sessions(SessionStore(places.sessions, Limits.of(settings.sessions)))
+    tools = _tools(pool, settings, project_root, sessions)
+    server = MCPServer(
         "gemma-mcp",
         title="Gemma on your own hardware",
         instructions=INSTRUCTIONS,
@@ -54,9 +60,11 @@ def build_server(pool: Engines, settings: Settings, project_root: Path) -> MCPSe
         log_level="WARNING",
         middleware=[_Calls(tuple(tool.name for tool in tools))],
     )
+    add_session_resource(server, sessions)
+    return server
 
 
-def _tools(pool: Engines, settings: Settings, project_root: Path) -> tuple[GemmaTool, ...]:
+def _tools(pool: Engines, settings: Settings, project_root: Path, sessions: Sessions) -> tuple[GemmaTool, ...]:
     limits = settings.server
     caller = Caller(pool, limits, settings.model.default)
     policy = PathPolicy(project_root)
@@ -66,7 +74,7 @@ def _tools(pool: Engines, settings: Settings, project_root: Path) -> tuple[Gemma
         generate_text_tool(caller, files),
         complete_code_tool(caller, files),
         analyze_image_tool(caller, images),
-        chat_tool(caller, files, images, Sessions(limits.max_sessions)),
+        chat_tool(caller, files, images, sessions),
     )
 
 

@@ -58,6 +58,7 @@ class Options:
     seed: int | None = None
     stop: Sequence[str] | None = None
     json_schema: dict[str, Any] | str | None = None
+    return_tokens: bool = False
 
 
 class Caller:
@@ -123,6 +124,7 @@ class Caller:
             stream=True,
             stream_options=StreamOptions(include_usage=True),
             return_progress=True,
+            return_tokens=options.return_tokens,
         )
         return {name: getattr(fields, name) for name in fields.model_fields_set}
 

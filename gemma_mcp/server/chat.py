@@ -1,4 +1,4 @@
-"""The tool `chat`: a conversation of several turns, remembered here under the name of its session."""
+"""The tool `chat`: a conversation of several turns, kept under the name of its session."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ from gemma_mcp.server.replies import Reply
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.sessions import Session, Sessions
 from gemma_mcp.server.tool import GemmaTool
-from gemma_mcp.wire import ChatMessage, ImagePart, TextPart
+from gemma_mcp.wire import ChatMessage, GeneratedTokens, ImagePart, TextPart
 
 __all__ = ["chat_tool"]
 
@@ -38,7 +38,8 @@ Do not use it for a single question (generate_text and analyze_image need no ses
 in `message`: the session holds them.
 
 Leave `session` out to start one; the last line of the result names it (session s-…), pass that name to go on. \
-Sessions live until this server ends. A turn that fails or is cancelled leaves its session as it was."""
+Sessions are kept when this server ends, and other servers of this user know them too. To try another way from the \
+same point, pass `fork`. A turn that fails or is cancelled leaves its session as it was."""
 
 
 class ChatArguments(Arguments):
@@ -49,6 +50,9 @@ class ChatArguments(Arguments):
         str | None,
         Field(min_length=1, max_length=200, description="Session to go on with, named by an earlier result."),
     ] = None
+    fork: Annotated[
+        bool, Field(description="Go on from `session` in a new session, which the result names; the old one stays.")
+    ] = False
     system: Annotated[
         str | None,
         Field(
@@ -76,18 +80,20 @@ class Chat:
 
     async def take_turn(self, context: Context, given: ChatArguments) -> CallToolResult:
         """One turn; the session is changed only after the reply is complete."""
+        if given.fork and given.session is None:
+            raise RequestError("`fork` needs the `session` that is to be forked.", "Name it, or leave `fork` out.")
         box = self._caller.box(given.max_seconds)
-        async with self._sessions.turn(given.session, box) as session:
+        async with self._sessions.turn(given.session, box, fork=given.fork) as turn:
+            session = turn.session
             message, notes = await self._message(given, session)
             system = given.system or session.system
-            options = Options(box=box, model=given.model or session.model, max_tokens=given.max_tokens)
+            model = given.model or session.model
+            options = Options(box=box, model=model, max_tokens=given.max_tokens, return_tokens=True)
             opening = (ChatMessage(role="system", content=system),) if system else ()
-            messages = (*session.messages, message)
-            reply = await self._caller.chat(context, (*opening, *messages), options)
-            session.system, session.model = system, options.model
-            session.messages = (*messages, _answer(reply))
-            session.turns += 1
-            return result_of(reply, notes=notes, session=session.name)
+            reply = await self._caller.chat(context, (*opening, *session.messages, message), options)
+            await turn.keep(message, _answer(reply), system=system, model=model, answered_by=reply.card.model)
+        origin = (f"forked from {given.session}",) if given.fork else ()
+        return result_of(reply, notes=(*origin, *notes), session=session.name)
 
     async def _message(self, given: ChatArguments, session: Session) -> tuple[ChatMessage, tuple[str, ...]]:
         files = await self._files.read(given.files or [])
@@ -111,7 +117,9 @@ class Chat:
 
 
 def _answer(reply: Reply) -> ChatMessage:
-    return ChatMessage(role="assistant", content=reply.text)
+    """With its token ids, so that the next turn finds all of it in the engine's prefix cache."""
+    tokens = GeneratedTokens(ids=reply.tokens, vocabulary=reply.card.vocabulary) if reply.tokens else None
+    return ChatMessage(role="assistant", content=reply.text, tokens=tokens)
 
 
 def chat_tool(caller: Caller, files: TextFiles, images: Images, sessions: Sessions) -> GemmaTool:

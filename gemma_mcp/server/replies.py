@@ -39,7 +39,10 @@ class TimeBox:
 
 @dataclass(frozen=True)
 class Reply:
-    """A finished reply. `seconds` is the whole call's time; `notes` say what was cut or changed."""
+    """A finished reply. `seconds` is the whole call's time; `notes` say what was cut or changed.
+
+    `tokens`: the ids of the text's tokens, empty where the engine did not tell them.
+    """
 
     text: str
     finish_reason: str
@@ -48,6 +51,7 @@ class Reply:
     timings: WireTimings | None
     seconds: float
     notes: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 class Transcript:
@@ -60,6 +64,7 @@ class Transcript:
         self._first_text = 0.0
         self._usage: WireUsage | None = None
         self._timings: WireTimings | None = None
+        self._ids: tuple[int, ...] = ()
         self.finish_reason: str | None = None
         self.waiting = "waiting for the engine"
 
@@ -83,6 +88,7 @@ class Transcript:
         self._card = chunk.gemma or self._card
         self._usage = chunk.usage or self._usage
         self._timings = chunk.timings or self._timings
+        self._ids = chunk.tokens or self._ids
         self._take_waiting(chunk)
         for choice in chunk.choices:
             self._take_choice(choice)
@@ -94,7 +100,7 @@ class Transcript:
         if self.finish_reason == "deadline" and not self._pieces:
             raise _too_late(self.waiting, box.seconds)
         usage, timings = self._usage, self._timings
-        return Reply(self.text, self.finish_reason, self._card, usage, timings, box.elapsed)
+        return Reply(self.text, self.finish_reason, self._card, usage, timings, box.elapsed, tokens=self._ids)
 
     def _take_waiting(self, chunk: ChatCompletion) -> None:
         if chunk.loading is not None:

@@ -102,7 +102,7 @@ def _prepared(wire: Wire, environ: Mapping[str, str]) -> Callable[[], Awaitable[
 
     async def run() -> None:
         async with EnginePool(settings, places) as pool:
-            server = build_server(pool, settings, root)
+            server = build_server(pool, settings, root, places)
             lines = RequestLines(BufferedReader(FileIO(wire.input, "rb", closefd=False)))
             sys.stdin = TextIOWrapper(BufferedReader(lines), encoding="utf-8")
             wire.hand_over()

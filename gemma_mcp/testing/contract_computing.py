@@ -29,7 +29,7 @@ from gemma_mcp.testing.generation import (
     rows_of,
     text_of,
 )
-from gemma_mcp.types import Control, Text
+from gemma_mcp.types import Control, Segment, Text, Tokens
 
 __all__ = ["ComputingCases"]
 
@@ -70,6 +70,37 @@ class ComputingCases(ContractGround):
 
     def test_an_empty_prompt_has_no_text(self, executor: Executor) -> None:
         assert executor.decode(ids_of(executor.encode([Text("")]))) == b""
+
+    def test_a_reply_s_tokens_go_in_as_they_came_out(self, executor: Executor) -> None:
+        start = executor.encode(self.facts.prompts[0])
+        text = "cats and dogs"
+        ids = tuple(token for letter in text for token in self._text_ids(executor, letter))
+        assert executor.decode(ids).decode() == text
+        again = executor.encode([*self.facts.prompts[0], Tokens(ids, text), Control(self.facts.marker)])
+        assert ids_of(again) == (*ids_of(start), *ids, *self._control_ids(executor, self.facts.marker))
+
+    @pytest.mark.parametrize("ids", [(), (0,), (1,), (10**6,), (2**31 - 1,)])
+    def test_tokens_that_spell_another_text_are_passed_over(self, executor: Executor, ids: tuple[int, ...]) -> None:
+        expected = ids_of(executor.encode([*self.facts.prompts[0], Text("cats")]))
+        assert ids_of(executor.encode([*self.facts.prompts[0], Tokens(ids, "cats")])) == expected
+
+    def test_no_marker_comes_in_among_tokens(self, executor: Executor) -> None:
+        letter, marker = self._text_ids(executor, "a"), self._control_ids(executor, self.facts.marker)
+        assert executor.decode((*letter, *marker)) == b"a"
+        given = Tokens((*letter, *marker), "a")
+        assert ids_of(executor.encode([*self.facts.prompts[0], given])) == ids_of(
+            executor.encode([*self.facts.prompts[0], Text("a")])
+        )
+
+    def _text_ids(self, executor: Executor, text: str) -> tuple[int, ...]:
+        return self._beyond(executor, Text(text))
+
+    def _control_ids(self, executor: Executor, text: str) -> tuple[int, ...]:
+        return self._beyond(executor, Control(text))
+
+    def _beyond(self, executor: Executor, segment: Segment) -> tuple[int, ...]:
+        """The ids of a segment without the beginning-of-sequence token."""
+        return ids_of(executor.encode([segment]))[len(ids_of(executor.encode([Text("")]))) :]
 
     def test_a_reply_ends_and_its_end_has_no_text(self, executor: Executor) -> None:
         tokens = reply(executor, executor.encode(self.facts.prompts[0]))

@@ -44,7 +44,7 @@ from gemma_mcp.engine.backend import (
     TokenRow,
 )
 from gemma_mcp.errors import InputRefusedError, RequestError, StepFailedError
-from gemma_mcp.types import Control, FimTokens, Media, ModelInfo, Segment, TokenLogprob
+from gemma_mcp.types import Control, FimTokens, Media, ModelInfo, Segment, TokenLogprob, Tokens
 
 __all__ = ["TEMPLATE", "EchoBackend", "EchoExecutor"]
 
@@ -123,6 +123,7 @@ class EchoExecutor:
             runtime="none",
             device="CPU",
             vocab_size=BYTES + 256,
+            vocabulary="bytes",
             context_length=options.context_length,
             slots=options.slots,
             step_tokens=options.step_tokens,
@@ -153,6 +154,8 @@ class EchoExecutor:
                 pieces.append(self._encode_media(segment))
             elif isinstance(segment, Control):
                 pieces.append(TokenPiece(tuple(_control_ids(segment.text.removeprefix("<bos>")))))
+            elif isinstance(segment, Tokens) and segment.hold(_piece):
+                pieces.append(TokenPiece(segment.ids))
             else:
                 pieces.append(TokenPiece(tuple(_text_ids(segment.text))))
         return [piece for piece in pieces if isinstance(piece, MediaPiece) or piece.ids]
@@ -174,7 +177,7 @@ class EchoExecutor:
 
     def decode(self, tokens: Sequence[int]) -> bytes:
         """The bytes; control tokens have none."""
-        return bytes(token - BYTES for token in tokens if token >= BYTES)
+        return b"".join(map(_piece, tokens))
 
     def release(self, media: Sequence[int]) -> None:
         """Forget prepared images."""
@@ -374,6 +377,10 @@ def _sample(reply: _Reply, logprobs: int | None) -> Sampled:
         chosen = math.log(0.999)
         logprob = TokenLogprob(token, piece, chosen, ((token, piece, chosen),)[:logprobs])
     return Sampled(token, piece, end, logprob)
+
+
+def _piece(token: int) -> bytes:
+    return bytes((token - BYTES,)) if BYTES <= token < BYTES + 256 else b""
 
 
 def _text_ids(text: str) -> list[int]:

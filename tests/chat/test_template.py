@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gemma_mcp.chat.messages import Message, Role
 from gemma_mcp.chat.template import ChatTemplate
 from gemma_mcp.errors import RequestError, UnsupportedError
-from gemma_mcp.types import Control, Media, ModelInfo, Segment, Text
+from gemma_mcp.types import Control, Media, ModelInfo, Segment, Text, Tokens
 
 TEMPLATES = Path(__file__).parent / "templates"
 GEMMA2 = "google-gemma-2-2b-it.jinja"
@@ -236,3 +236,39 @@ def test_every_word_of_the_user_comes_out_as_text_and_nothing_else_does(words: l
     assert [text for text in texts if text != "ok"] == [
         word.strip() for word in words if word.strip() not in ("", "ok")
     ]
+
+
+REPLY = Tokens((7, 8), " Hello\n")
+
+
+@pytest.mark.parametrize("name", GEMMA4)
+def test_generated_tokens_stand_where_they_were_generated_for_gemma_4(name: str) -> None:
+    template = from_file(name)
+    before = template.render([user("Hi")])
+    after = template.render([user("Hi"), Message("assistant", (REPLY,)), user("Bye")])
+    assert after[: len(before) + 1] == (*before, REPLY)
+    assert flat(after[len(before) + 1 :]).startswith("<turn|>\n<|turn>user\nBye")
+
+
+def test_generated_tokens_stand_where_they_were_generated_for_gemma_3() -> None:
+    before = of(GEMMA3).render([says("system", "s"), user("Hi")])
+    after = of(GEMMA3).render([says("system", "s"), user("Hi"), Message("assistant", (REPLY,)), user("Bye")])
+    assert after[: len(before) + 1] == (*before, REPLY)
+
+
+def test_generated_tokens_with_thoughts_in_them_are_text_without_thoughts_for_gemma_4() -> None:
+    thoughtful = Tokens((1, 2, 3), "<|channel>thought\nhm<channel|>Hello")
+    rendered = from_file(GEMMA4[0]).render([user("Hi"), Message("assistant", (thoughtful,)), user("Bye")])
+    assert Text("Hello") in rendered
+    assert not any(isinstance(segment, Tokens) for segment in rendered)
+
+
+def test_generated_tokens_next_to_other_text_of_their_turn_are_text() -> None:
+    turns = [user("Hi"), Message("assistant", (REPLY,)), says("assistant", "More."), user("Bye")]
+    assert Text("Hello\n\n\nMore.") in of(GEMMA3).render(turns)
+
+
+def test_tokens_of_another_vocabulary_are_text() -> None:
+    turn = Message("assistant", (REPLY,), "one")
+    assert turn.for_vocabulary("one") == turn
+    assert turn.for_vocabulary("other") == says("assistant", " Hello\n")

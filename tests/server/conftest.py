@@ -8,6 +8,7 @@ import pytest
 from mcp import Client
 from scripted_engine import Connect, ScriptedEngines, settings
 
+from gemma_mcp.places import Places
 from gemma_mcp.server.app import build_server
 
 
@@ -26,9 +27,13 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def connect(engines: ScriptedEngines, project: Path) -> Connect:
-    """Opens a client of a server on the scripted engine; keywords are settings of the section `server`."""
+    """Opens a client of a server on the scripted engine; keywords are settings of the section `server`.
+
+    All of them share one home folder, as the servers of one user do.
+    """
 
     def open_client(mode: str = "auto", **changes: Any) -> AbstractAsyncContextManager[Client]:
-        return Client(build_server(engines, settings(**changes), project), mode=mode)
+        places = Places.below(project.parent / "home")
+        return Client(build_server(engines, settings(**changes), project, places), mode=mode)
 
     return open_client

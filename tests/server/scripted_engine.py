@@ -122,9 +122,10 @@ Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
 
 def settings(**changes: Any) -> Settings:
-    """The defaults, with changes to the section `server`."""
+    """The defaults, with changes to the section `server`; `sessions` changes the section of that name."""
     with DEFAULTS.open("rb") as file:
         table = tomllib.load(file)
+    table["sessions"] |= changes.pop("sessions", {})
     table["server"] |= changes
     for section in table.values():
         section |= {key: tuple(value) for key, value in section.items() if isinstance(value, list)}

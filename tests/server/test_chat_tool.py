@@ -102,7 +102,7 @@ async def test_a_session_nobody_knows_is_an_error(connect: Connect, engines: Scr
 
 
 async def test_the_session_that_was_quiet_longest_is_forgotten(connect: Connect) -> None:
-    async with connect(max_sessions=2) as client:
+    async with connect(sessions={"max_sessions": 2}) as client:
         _, one = await say(client, "1")
         _, two = await say(client, "2")
         await say(client, "1 again", session=one)
