@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gemma_mcp.cli.console import tell
 from gemma_mcp.cli.invocation import Invocation, overriding
 from gemma_mcp.errors import GemmaError, InputRefusedError, RequestError
 
@@ -62,9 +61,7 @@ def chat(
     piped = "" if interactive else _piped(settings.server.max_prompt_bytes, wanted=not words)
     message = " ".join(words) or piped.strip()
     screen = Screen(interactive=interactive)
-    attached = Attachments(files, images, piped if words else "")
-    for note in conversation.attach(attached) if attached else ():
-        screen.note(note) if interactive else tell(note)
+    conversation.attached = Attachments(files, images, piped if words else "")
     if interactive:
         _talk(conversation, screen, given.places)
     else:
@@ -118,12 +115,11 @@ def _talk(conversation: "Conversation", screen: "Screen", places: "Places") -> N
         try:
             _answer(line.read(), conversation, screen)
         except KeyboardInterrupt:
-            continue  # at the line, it takes back what was typed
+            screen.abandon()  # at the line, it takes back what was typed
         except (EOFError, Leave):
             break
         except GemmaError as error:
-            screen.abandon()
-            tell(str(error))
+            screen.fail(error)
     if conversation.session and conversation.session.kept:
         screen.note(f"gemma-mcp chat --session {conversation.session.name} goes on here.")
 

@@ -53,7 +53,7 @@ def _help(_: Conversation, screen: Screen, argument: str) -> None:
     width = max(len(command.usage) for command in COMMANDS.values())
     for command in COMMANDS.values():
         click.echo(f"  {command.usage:{width}}  {command.help}")
-    click.echo("\nEnter sends; Alt-Enter or Ctrl-J begins a new line; Ctrl-C stops an answer.")
+    click.echo("\nEnter sends; Alt-Enter begins a new line; Ctrl-C stops an answer.")
 
 
 def _model(conversation: Conversation, screen: Screen, argument: str) -> None:
@@ -61,10 +61,10 @@ def _model(conversation: Conversation, screen: Screen, argument: str) -> None:
         conversation.options = replace(conversation.options, model=argument)
         screen.note(f"The next answer is from {argument}.")
         return
-    for card in conversation.models():
-        mark = "*" if card.model == conversation.model else " "
-        click.echo(f"{mark} {card.model}")
-    screen.note(f"Now: {conversation.model}. /model NAME chooses another, by name or by the path of a GGUF file.")
+    known = [card.model for card in conversation.models()]
+    for name in dict.fromkeys((*known, conversation.model)):
+        click.echo(f"{'*' if name == conversation.model else ' '} {name}")
+    screen.note("/model NAME chooses another, by name or by the path of a GGUF file.")
 
 
 def _system(conversation: Conversation, screen: Screen, argument: str) -> None:
@@ -83,8 +83,7 @@ def _file(conversation: Conversation, screen: Screen, argument: str) -> None:
 
 
 def _attach(conversation: Conversation, screen: Screen, attached: Attachments) -> None:
-    for note in conversation.attach(attached):
-        screen.note(note)
+    conversation.attach(attached)
     names = ", ".join((*conversation.attached.files, *conversation.attached.images))
     screen.note(f"Goes with your next message: {names}")
 
@@ -137,8 +136,12 @@ def _listing(found: list[Summary], conversation: Conversation) -> Iterator[str]:
     columns = get_terminal_size().columns
     for one in found:
         mark = "*" if conversation.session and one.name == conversation.session.name else " "
-        line = f"{mark} {one.name}  {_when(one.used)}  {one.turns:3} turns  {one.opening}"
+        line = f"{mark} {one.name}  {_when(one.used)}  {_turns(one.turns):>9}  {one.opening}"
         yield line if len(line) < columns else f"{line[: columns - 2]}…"
+
+
+def _turns(count: int) -> str:
+    return f"{count} turn{'' if count == 1 else 's'}"
 
 
 def _when(seconds: float) -> str:
@@ -146,8 +149,10 @@ def _when(seconds: float) -> str:
 
 
 def _resume(conversation: Conversation, screen: Screen, argument: str) -> None:
+    """With the model and the system instruction that it had."""
     session = conversation.resume(_needed(argument, "/resume NAME"))
-    screen.note(f"{session.name} goes on after {session.turns} turns.")
+    conversation.options = replace(conversation.options, model=None, system=None)
+    screen.note(f"{session.name} goes on after {_turns(session.turns)}.")
 
 
 def _quit(conversation: Conversation, screen: Screen, argument: str) -> None:

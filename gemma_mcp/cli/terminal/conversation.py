@@ -90,13 +90,13 @@ class Conversation:
 
         return anyio.run(ask)
 
-    def attach(self, attached: Attachments) -> list[str]:
-        """Add to what goes with the next turn, or raise InputRefusedError; what was cut or changed."""
-        notes = anyio.run(self.inputs.check, attached)
+    def attach(self, attached: Attachments) -> None:
+        """Add to what goes with the next turn. Raises InputRefusedError."""
+        anyio.run(self.inputs.check, attached)
+        both = (self.attached, attached)
         self.attached = Attachments(
-            (*self.attached.files, *attached.files), (*self.attached.images, *attached.images), attached.piped
+            tuple(name for one in both for name in one.files), tuple(name for one in both for name in one.images)
         )
-        return notes
 
     def say(self, text: str, watcher: Watcher) -> Reply | None:
         """Take a turn. None when Ctrl-C ended it; then the text so far, if there is any, is kept as the answer."""
@@ -139,14 +139,14 @@ class _Turn:
 
     async def _ask(self, text: str) -> Reply:
         said = self._session.messages if self._session else ()
-        self._message = await self._conversation.inputs.message(text, self._conversation.attached, said)
+        self._message, notes = await self._conversation.inputs.message(text, self._conversation.attached, said)
         self._refuse_size((*said, self._message))
         system = self._conversation.system
         opening = (ChatMessage(role="system", content=system),) if system else ()
         reply = await self._reply((*opening, *said, self._message))
         tokens = GeneratedTokens(ids=reply.tokens, vocabulary=reply.card.vocabulary) if reply.tokens else None
         self._keep(reply.text, reply.card.model, tokens)
-        return reply
+        return replace(reply, notes=(*notes, *reply.notes))
 
     async def _reply(self, messages: tuple[ChatMessage, ...]) -> Reply:
         """With a max_tokens that nobody asked for, a reply that has to be shorter is better than a refusal."""

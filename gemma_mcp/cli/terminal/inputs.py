@@ -23,9 +23,6 @@ class Attachments:
     images: tuple[str, ...] = ()
     piped: str = ""
 
-    def __bool__(self) -> bool:
-        return bool(self.files or self.images or self.piped)
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -41,23 +38,28 @@ class Inputs:
         limits = ImageLimits(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
         return cls(TextFiles(policy, settings.max_file_bytes, settings.max_files), Images(policy, limits))
 
-    async def check(self, attached: Attachments) -> list[str]:
-        """Read everything once, to refuse it when it is named and not a turn later; what was cut or changed."""
-        files = await self.files.read(attached.files)
-        images = await self.images.read(attached.images, "auto")
-        return [one.note for one in (*files, *images) if one.note]
+    async def check(self, attached: Attachments) -> None:
+        """Read everything once, to refuse it when it is named and not a turn later. Raises InputRefusedError."""
+        await self.files.read(attached.files)
+        await self.images.read(attached.images, "auto")
 
-    async def message(self, text: str, attached: Attachments, before: Sequence[ChatMessage]) -> ChatMessage:
-        """The user's turn. Raises InputRefusedError, and RequestError for more images than one request may hold."""
+    async def message(
+        self, text: str, attached: Attachments, before: Sequence[ChatMessage]
+    ) -> tuple[ChatMessage, tuple[str, ...]]:
+        """The user's turn, and what was cut or changed in it.
+
+        Raises InputRefusedError, and RequestError for more images than one request may hold.
+        """
         files = await self.files.read(attached.files)
         images = await self.images.read(attached.images, "auto")
         self._refuse_images(len(images), before)
+        notes = tuple(one.note for one in (*files, *images) if one.note)
         piped = [TextFile("stdin", attached.piped)] if attached.piped else []
         whole = compose([*files, *piped], text)
         if not images:
-            return ChatMessage(role="user", content=whole)
+            return ChatMessage(role="user", content=whole), notes
         parts = [ImagePart(image_url=ImageUrl(url=image.url)) for image in images]
-        return ChatMessage(role="user", content=(*parts, TextPart(text=whole)))
+        return ChatMessage(role="user", content=(*parts, TextPart(text=whole))), notes
 
     def _refuse_images(self, new: int, before: Sequence[ChatMessage]) -> None:
         old = sum(isinstance(part, ImagePart) for message in before for part in message.content)

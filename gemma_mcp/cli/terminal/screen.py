@@ -6,11 +6,14 @@ Answers go to stdout, everything else to stderr; what is no terminal gets neithe
 import os
 import shutil
 import sys
+import textwrap
 
 import click
 
 from gemma_mcp.cli.console import tell
 from gemma_mcp.cli.terminal.conversation import Watcher
+from gemma_mcp.cli.terminal.flow import Flow
+from gemma_mcp.errors import GemmaError
 from gemma_mcp.server.replies import Reply
 
 __all__ = ["Screen"]
@@ -25,60 +28,80 @@ class Screen:
         self._shown = 0
         self._at_line_start = True
         self._noticed = ""
+        self._flow: Flow | None = None
 
     def watcher(self) -> Watcher:
         """For a turn that begins now."""
-        return Watcher(self._wait, self._write)
+        self._flow = Flow(self._columns) if self.interactive else None
+        return Watcher(self._wait, self._take)
 
     def close(self, reply: Reply | None) -> None:
         """The turn is over; None when it was interrupted."""
-        self._clear()
-        self._end_line()
+        self.abandon()
         if reply is None:
             self.note("(stopped)")
         elif self.interactive:
             self.note(_provenance(reply))
             self._notice(reply.card.notice)
-        elif reply.finish_reason != "stop":
-            tell(f"The answer is not complete: {_ending(reply)}.")
+            click.echo()
+        else:
+            unfinished = [f"the answer is not complete, {_ending(reply)}"] if reply.finish_reason != "stop" else []
+            for text in (*reply.notes, *unfinished):
+                tell(f"{text}.")
 
     def abandon(self) -> None:
-        """The turn failed."""
+        """The turn failed, or is over: what waits is shown, and the next thing begins on a line of its own."""
         self._clear()
-        self._end_line()
+        if self._flow:
+            self._write(self._flow.end())
+            self._flow = None
+        if not self._at_line_start:
+            click.echo()
+            self._at_line_start = True
 
     def note(self, text: str) -> None:
-        """A line beside the conversation."""
-        click.secho(text, dim=True, err=not self.interactive)
+        """Something beside the conversation."""
+        click.secho(self._wrapped(text), dim=True)
+
+    def fail(self, error: GemmaError) -> None:
+        """What went wrong."""
+        self.abandon()
+        click.secho(self._wrapped(str(error)), fg="red", err=True)
+
+    @property
+    def _columns(self) -> int:
+        return shutil.get_terminal_size().columns - 1  # a full line would wrap
+
+    def _wrapped(self, text: str) -> str:
+        """A name that is longer than a line stays in one piece."""
+        return textwrap.fill(text, self._columns, break_long_words=False, break_on_hyphens=False)
 
     def _wait(self, text: str) -> None:
         if not self._live:
             return
-        width = shutil.get_terminal_size().columns - 1  # a full line would wrap
-        line = f"{text} …"[:width]
-        click.secho(f"\r{line:{min(self._shown, width)}}", nl=False, err=True, dim=True)
+        line = f"{text} …"[: self._columns]
+        click.secho(f"\r{line:{min(self._shown, self._columns)}}", nl=False, err=True, dim=True)
         self._shown = len(line)
 
-    def _write(self, text: str) -> None:
+    def _take(self, text: str) -> None:
         self._clear()
-        click.echo(text, nl=False)
-        self._at_line_start = text.endswith("\n")
+        self._write(self._flow.feed(text) if self._flow else text)
+
+    def _write(self, text: str) -> None:
+        if text:
+            click.echo(text, nl=False)
+            self._at_line_start = text.endswith("\n")
 
     def _clear(self) -> None:
         if self._shown:
             click.echo(f"\r{'':{self._shown}}\r", nl=False, err=True)
             self._shown = 0
 
-    def _end_line(self) -> None:
-        if not self._at_line_start:
-            click.echo()
-            self._at_line_start = True
-
     def _notice(self, text: str) -> None:
         """What is said of a model is said once."""
         if text and text != self._noticed:
             self._noticed = text
-            self.note(click.wrap_text(text, shutil.get_terminal_size().columns - 1))
+            self.note(text)
 
 
 def _provenance(reply: Reply) -> str:
