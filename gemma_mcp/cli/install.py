@@ -1,6 +1,5 @@
 """`gemma-mcp install`: the server's entry in the configuration of MCP clients, put in and taken out."""
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gemma_mcp.cli.console import tell
+from gemma_mcp.cli.console import fitted, tell
 from gemma_mcp.cli.invocation import Invocation, overriding
 from gemma_mcp.errors import ConfigError, RequestError
 
@@ -187,14 +186,14 @@ def _change(client: "Client", wish: Wish, entry: "Entry", around: "Surroundings"
         change = plan_entry(path, client.document, wish.name, client.write(entry), replace=wish.force)
     if change.is_empty:
         yield click.style(f"{client.title}: ", bold=True) + ("not there" if wish.remove else "already there, unchanged")
-        yield f"  file    {_shown(path, around)}"
+        yield _row("file", _shown(path, around))
     elif wish.dry_run:
         yield difference(change).rstrip("\n")
     else:
         backup = _apply(client, wish, entry, change, around)
         yield click.style(f"{client.title}: ", bold=True) + ("removed" if wish.remove else "added")
-        yield f"  file    {_shown(path, around)}"
-        yield from ([f"  backup  {_shown(backup, around)}"] if backup else [])
+        yield _row("file", _shown(path, around))
+        yield from ([_row("backup", _shown(backup, around))] if backup else [])
         yield from ([] if wish.remove else _next(client, wish, entry))
 
 
@@ -217,14 +216,19 @@ def _apply(client: "Client", wish: Wish, entry: "Entry", change: object, around:
 
 def _next(client: "Client", wish: Wish, entry: "Entry") -> Iterator[str]:
     if entry.variables:
-        yield f"  env     {', '.join(entry.variables)}"
-    yield f"  next    {client.after}"
+        yield _row("env", ", ".join(entry.variables))
+    yield _row("next", client.after)
     if not client.has_project and "GEMMA_MCP_SERVER_ROOT" not in entry.variables:
-        yield "          It has no project folder: install with --set server.root=FOLDER"
-        yield "          to let the tools read files in one."
+        words = (
+            "It knows no project folder: install it with --set server.root=FOLDER to let the tools read files there."
+        )
+        yield _row("", words)
     if wish.scope == "project":
-        yield f"          The file names your Python ({os.path.basename(entry.command)}) by its path:"  # noqa: PTH119
-        yield "          others need a path of their own."
+        yield _row("", "The entry names your Python by its path: whoever shares the file has another.")
+
+
+def _row(name: str, text: str) -> str:
+    return fitted(text, " " * 10, f"  {name:6}  ")
 
 
 def _shown(path: Path | None, around: "Surroundings") -> str:

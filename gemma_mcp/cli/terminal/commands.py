@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from gemma_mcp.cli.console import columns
 from gemma_mcp.cli.terminal.conversation import Conversation
 from gemma_mcp.cli.terminal.inputs import Attachments
 from gemma_mcp.cli.terminal.screen import Screen
@@ -131,13 +132,10 @@ def _sessions(conversation: Conversation, screen: Screen, argument: str) -> None
 
 
 def _listing(found: list[Summary], conversation: Conversation) -> Iterator[str]:
-    from shutil import get_terminal_size
-
-    columns = get_terminal_size().columns
     for one in found:
         mark = "*" if conversation.session and one.name == conversation.session.name else " "
         line = f"{mark} {one.name}  {_when(one.used)}  {_turns(one.turns):>9}  {one.opening}"
-        yield line if len(line) < columns else f"{line[: columns - 2]}…"
+        yield line if len(line) <= columns() else f"{line[: columns() - 1]}…"
 
 
 def _turns(count: int) -> str:

@@ -43,7 +43,7 @@ class Flow:
                 self._fenced = not self._fenced
             self._blank, self._line, self._column = "", "", 0
             return shown + "\n"
-        self._blank = piece
+        self._blank += piece
         return shown
 
     def _flush(self) -> str:

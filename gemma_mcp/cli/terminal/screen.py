@@ -4,13 +4,11 @@ Answers go to stdout, everything else to stderr; what is no terminal gets neithe
 """
 
 import os
-import shutil
 import sys
-import textwrap
 
 import click
 
-from gemma_mcp.cli.console import tell
+from gemma_mcp.cli.console import columns, fitted, tell
 from gemma_mcp.cli.terminal.conversation import Watcher
 from gemma_mcp.cli.terminal.flow import Flow
 from gemma_mcp.errors import GemmaError
@@ -32,7 +30,7 @@ class Screen:
 
     def watcher(self) -> Watcher:
         """For a turn that begins now."""
-        self._flow = Flow(self._columns) if self.interactive else None
+        self._flow = Flow(columns()) if self.interactive else None
         return Watcher(self._wait, self._take)
 
     def close(self, reply: Reply | None) -> None:
@@ -61,26 +59,18 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Something beside the conversation."""
-        click.secho(self._wrapped(text), dim=True)
+        click.secho(fitted(text), dim=True)
 
     def fail(self, error: GemmaError) -> None:
         """What went wrong."""
         self.abandon()
-        click.secho(self._wrapped(str(error)), fg="red", err=True)
-
-    @property
-    def _columns(self) -> int:
-        return shutil.get_terminal_size().columns - 1  # a full line would wrap
-
-    def _wrapped(self, text: str) -> str:
-        """A name that is longer than a line stays in one piece."""
-        return textwrap.fill(text, self._columns, break_long_words=False, break_on_hyphens=False)
+        click.secho(fitted(str(error), err=True), fg="red", err=True)
 
     def _wait(self, text: str) -> None:
         if not self._live:
             return
-        line = f"{text} …"[: self._columns]
-        click.secho(f"\r{line:{min(self._shown, self._columns)}}", nl=False, err=True, dim=True)
+        line = f"{text} …"[: columns()]
+        click.secho(f"\r{line:{min(self._shown, columns())}}", nl=False, err=True, dim=True)
         self._shown = len(line)
 
     def _take(self, text: str) -> None:
