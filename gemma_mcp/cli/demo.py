@@ -35,7 +35,8 @@ Add it to Claude Code:
   claude mcp add gemma -- {python} -m gemma_mcp
 or to any of six clients:
   {python} -m gemma_mcp install
-The answers above come from the starter, a toy of 9 MB. For real ones get a Gemma GGUF file and name it:
+The answers above come from the starter, a toy of 9 MB. For real ones get a
+Gemma GGUF file and name it:
   claude mcp add gemma -e GEMMA_MCP_MODEL_DEFAULT=/path/to/gemma.gguf -- {python} -m gemma_mcp"""
 
 
