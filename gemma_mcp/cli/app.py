@@ -5,11 +5,13 @@ import os
 import click
 
 from gemma_mcp import __version__
+from gemma_mcp.cli.chat import chat
 from gemma_mcp.cli.config import config
 from gemma_mcp.cli.demo import demo
 from gemma_mcp.cli.doctor import doctor
 from gemma_mcp.cli.engine import engine
 from gemma_mcp.cli.http import http_token, serve_http
+from gemma_mcp.cli.install import install
 from gemma_mcp.cli.invocation import Invocation, overriding
 from gemma_mcp.cli.sessions import sessions
 from gemma_mcp.cli.stats import stats
@@ -26,7 +28,8 @@ def group(context: click.Context) -> None:
 
 def app(arguments: list[str]) -> int | None:
     """Run the command line. Raises click's and our own errors; returns the exit code where a command chose one."""
-    return group.main(arguments, prog_name="gemma-mcp", standalone_mode=False, obj=Invocation(os.environ))
+    color = False if os.environ.get("NO_COLOR") else None  # https://no-color.org; None asks whether it is a terminal
+    return group.main(arguments, prog_name="gemma-mcp", standalone_mode=False, obj=Invocation(os.environ), color=color)
 
 
 @click.command()
@@ -50,5 +53,5 @@ def serve(given: Invocation, over_http: bool, host: str | None, port: int | None
 
 
 overriding(group)
-for command in (serve, http_token, engine, sessions, stats, demo, doctor, config):
+for command in (serve, install, chat, http_token, engine, sessions, stats, demo, doctor, config):
     group.add_command(command)

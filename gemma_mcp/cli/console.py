@@ -1,14 +1,16 @@
-"""What the commands have in common when they print: UTF-8 on any console, marks, sizes, errors."""
+"""What the commands have in common when they print: UTF-8 on any console, marks, sizes, lines that fit, errors."""
 
 import io
+import shutil
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
 
 import click
 
 from gemma_mcp.errors import GemmaError
 
-__all__ = ["aligned", "first_of_ours", "make_output_safe", "size", "tell"]
+__all__ = ["aligned", "columns", "first_of_ours", "fitted", "make_output_safe", "size", "tell"]
 
 
 def make_output_safe() -> None:
@@ -20,7 +22,31 @@ def make_output_safe() -> None:
 
 def tell(text: str) -> None:
     """One line on stderr, marked as ours: it may stand between the lines of other programs."""
-    click.echo(f"gemma-mcp: {text}", err=True)
+    click.echo(fitted(text, "  ", "gemma-mcp: ", err=True), err=True)
+
+
+def columns() -> int:
+    """Of the terminal, less one: some begin a new line after a full one."""
+    return shutil.get_terminal_size().columns - 1
+
+
+def fitted(text: str, indent: str = "", head: str | None = None, *, err: bool = False) -> str:
+    """A line, on a terminal broken between words and indented; where programs read, as it is.
+
+    `head` begins it, in place of `indent`; `err`: it is for stderr. A word that is longer than a line, which a path may
+    be, stays whole.
+    """
+    first = indent if head is None else head
+    if not (sys.stderr if err else sys.stdout).isatty():
+        return first + text
+    return textwrap.fill(
+        text,
+        columns(),
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def first_of_ours(error: GemmaError | BaseExceptionGroup[BaseException]) -> GemmaError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gemma_mcp.cli.console import columns, fitted
 from gemma_mcp.cli.invocation import Invocation, overriding
 
 if TYPE_CHECKING:  # a second of imports that `gemma-mcp --help` does without
@@ -24,7 +25,7 @@ __all__ = ["demo"]
 
 MODEL_VARIABLE = "GEMMA_MCP_MODEL_DEFAULT"
 LINE_CHARACTERS = 110
-"""A line of live progress; a longer one would wrap, and could not be written over."""
+"""Of the line on where an answer came from, after the first one."""
 
 END_SECONDS = 15.0
 """How long an engine may take to end; it does so at once unless a model is being loaded."""
@@ -32,7 +33,10 @@ END_SECONDS = 15.0
 NEXT = """\
 Add it to Claude Code:
   claude mcp add gemma -- {python} -m gemma_mcp
-The answers above come from the starter, a toy of 9 MB. For real ones get a Gemma GGUF file and name it:
+or to any of six clients:
+  {python} -m gemma_mcp install
+The answers above come from the starter, a toy of 9 MB. For real ones get a
+Gemma GGUF file and name it:
   claude mcp add gemma -e GEMMA_MCP_MODEL_DEFAULT=/path/to/gemma.gguf -- {python} -m gemma_mcp"""
 
 
@@ -125,13 +129,15 @@ async def _connected(environment: dict[str, str], project: Path) -> "AsyncGenera
     from gemma_mcp.errors import RemoteError
 
     command = [sys.executable, "-m", "gemma_mcp"]
-    click.echo(f"Starting the server: {' '.join(command)}")
+    click.echo(fitted(f"Starting the server: {' '.join(command)}", "  ", ""))
     started = time.perf_counter()
     parameters = StdioServerParameters(command=command[0], args=command[1:], env=environment, cwd=project)
     try:
         async with Client(parameters) as client:
             tools = [tool.name for tool in (await client.list_tools()).tools]
-            click.echo(f"Connected after {time.perf_counter() - started:.1f} s. Tools: {', '.join(tools)}")
+            click.echo(
+                fitted(f"Connected after {time.perf_counter() - started:.1f} s. Tools: {', '.join(tools)}", "  ", "")
+            )
             yield client
     except* MCPError as errors:
         why = "; ".join(str(error) for error in errors.exceptions)
@@ -141,16 +147,16 @@ async def _connected(environment: dict[str, str], project: Path) -> "AsyncGenera
 async def _play(client: "Client", number: int, scene: "Scene", session: str | None) -> tuple[bool, str | None]:
     """Call the tool, show what comes; whether the answer is right, and the session that it names."""
     arguments = dict(scene.arguments) | ({"session": session} if scene.session and session else {})
-    click.secho(f"\n{number}. {scene.tool}: {scene.title}", bold=True)
-    click.echo(f"   {json.dumps(arguments, ensure_ascii=False)}")
+    click.secho("\n" + fitted(f"{number}. {scene.tool}: {scene.title}", "   ", ""), bold=True)
+    click.echo(fitted(json.dumps(arguments, ensure_ascii=False), "   "))
     progress = Progress()
     result = await client.call_tool(scene.tool, arguments, progress_callback=progress.show)
     progress.close()
     answer, *rest = _texts(result) or [""]
     for line in answer.splitlines() or [""]:
-        click.secho(f"   > {line}", fg="red" if result.is_error else "green")
+        click.secho(fitted(line, "     ", "   > "), fg="red" if result.is_error else "green")
     for line in rest:
-        click.secho(f"   {line if number == 1 else _shortened(line)}", dim=True)
+        click.secho(fitted(line if number == 1 else _shortened(line), "   "), dim=True)
     right = not result.is_error and scene.is_right(answer)
     if not right:
         click.secho(f"   wrong: expected {scene.expected}", fg="red")
@@ -179,11 +185,12 @@ class Progress:
         self._count += 1
         self._last = " ".join((message or f"{progress:g} of {total:g}" if total else message or "").split())
         if self._live:
-            click.echo(f"\r   {self._last[:LINE_CHARACTERS]:{LINE_CHARACTERS}}", nl=False)
+            width = columns() - 3  # a longer line would wrap, and could not be written over
+            click.echo(f"\r   {self._last[:width]:{width}}", nl=False)
 
     def close(self) -> None:
         """The call is over."""
         if self._live:
-            click.echo(f"\r{'':{LINE_CHARACTERS + 3}}\r", nl=False)
+            click.echo(f"\r{'':{columns()}}\r", nl=False)
         if self._count:
-            click.secho(f"   {self._count} progress notifications, the last: {self._last[:200]}", dim=True)
+            click.secho(fitted(f"{self._count} progress notifications, the last: {self._last[:200]}", "   "), dim=True)

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 import anyio
 import click
 
+from gemma_mcp.cli.console import fitted
 from gemma_mcp.cli.invocation import Invocation, overriding
 
 __all__ = ["doctor"]
+
+COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 @click.command()
@@ -33,7 +36,9 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 def _lines(findings: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
     width = max(len(topic) for _, topic, _, _ in findings)
+    indent = " " * (width + 11)
     for status, topic, text, fix in findings:
-        yield f"{status:7}  {topic:{width}}  {text}"
+        line = fitted(text, indent, f"{status:7}  {topic:{width}}  ")
+        yield click.style(status, fg=COLOURS[status]) + line.removeprefix(status)
         if fix:
-            yield f"{'':7}  {'':{width}}  → {fix}"
+            yield fitted(fix, f"{indent}  ", f"{indent}→ ")
