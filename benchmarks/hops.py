@@ -196,9 +196,8 @@ async def main(rounds: int, models: Sequence[str]) -> None:
         print("| model | cold start: first reply, s | first text, engine and model started, s |\n|---|---|---|")
         for model in models:
             await print_cold_start(home, model, max(1, rounds // 3))
-        print(
-            "\n| model | way | ms a call | us a token | added ms a call | added us a token |\n|---|---|---|---|---|---|"
-        )
+        print("\n| model | way | ms a call | us a token | added ms a call | added us a token |")
+        print("|---|---|---|---|---|---|")
         try:
             for model in models:
                 await print_hops(home, model, rounds)

@@ -50,7 +50,9 @@ class GemmaError(Exception):
         self.fields: dict[str, Field] = {"message": message, "hint": hint}
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        """On one line: what a caller sent, such as a path, must not look like further lines of ours."""
+        text = f"{self.message} {self.hint}".strip()
+        return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 class RequestError(GemmaError):
@@ -129,10 +131,10 @@ class UnsupportedError(RequestError):
 
 
 class InputRefusedError(RequestError):
-    """A file, image or text that is not taken, and why. A path comes from the caller, so it is made fit for a line."""
+    """A file, image or text that is not taken, and why."""
 
     def __init__(self, path: str, why: str, hint: str = "") -> None:
-        super().__init__(f"{_on_one_line(path)}: {why}.", hint)
+        super().__init__(f"{path}: {why}.", hint)
         self.path = path
         self.why = why
         self.fields = {"path": path, "why": why, "hint": hint}
@@ -242,10 +244,6 @@ class ConfigError(GemmaError):
         self.key = key
         self.why = why
         self.fields = {"origin": origin, "key": key, "why": why, "hint": hint}
-
-
-def _on_one_line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _subclasses(cls: type[GemmaError]) -> dict[str, type[GemmaError]]:

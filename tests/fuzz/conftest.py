@@ -1,7 +1,7 @@
 """Servers to fire at, and the counts at the end."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from fuzz_server import FuzzServer, Tree
@@ -50,9 +50,9 @@ FAILED = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report is not None and report.when == "call":  # pyright: ignore[reportUnnecessaryComparison]
+    if report.when == "call":
         item.stash[FAILED] = report.failed
     return report
 

@@ -43,30 +43,26 @@ METHODS = (
 )  # fmt: skip
 ODD_IDENTITIES: tuple[Json, ...] = ("", "x", "check-1", 0, None, 1.5, True, [], {}, 2**70, "y" * 9000)
 identities: st.SearchStrategy[Json] = st.one_of(st.integers(-3, 3), st.sampled_from(ODD_IDENTITIES))
-fields = st.fixed_dictionaries(
-    {},
-    optional={
-        "jsonrpc": st.sampled_from(("2.0", "2.0", "2.0", "1.0", 2.0, None)),
-        "id": identities,
-        "method": st.one_of(st.sampled_from(METHODS), scalars),
-        "params": st.one_of(
-            values,
-            st.fixed_dictionaries(
-                {},
-                optional={
-                    "name": st.one_of(st.sampled_from(("generate_text", "chat", "nothing")), scalars),
-                    "arguments": values,
-                    "requestId": identities,
-                    "uri": texts,
-                    "protocolVersion": texts,
-                    "_meta": st.one_of(values, st.fixed_dictionaries({"progressToken": scalars})),
-                },
-            ),
-        ),
-        "result": values,
-        "error": values,
-    },
-)
+VERSIONS: tuple[Json, ...] = ("2.0", "2.0", "2.0", "1.0", 2.0, None)
+names: st.SearchStrategy[Json] = st.one_of(st.sampled_from(("generate_text", "chat", "nothing")), scalars)
+metas: st.SearchStrategy[Json] = st.one_of(values, st.fixed_dictionaries({"progressToken": scalars}))
+PARAMETERS: dict[str, st.SearchStrategy[Json]] = {
+    "name": names,
+    "arguments": values,
+    "requestId": identities,
+    "uri": texts,
+    "protocolVersion": texts,
+    "_meta": metas,
+}
+FIELDS: dict[str, st.SearchStrategy[Json]] = {
+    "jsonrpc": st.sampled_from(VERSIONS),
+    "id": identities,
+    "method": st.one_of(st.sampled_from(METHODS), scalars),
+    "params": st.one_of(values, st.fixed_dictionaries({}, optional=PARAMETERS)),
+    "result": values,
+    "error": values,
+}
+fields: st.SearchStrategy[Json] = st.fixed_dictionaries({}, optional=FIELDS)
 
 
 def frame(message: Json) -> bytes:

@@ -77,6 +77,11 @@ class RawClient:
                     return message
         raise AssertionError(self._errors.read().decode())
 
+    def answered(self, count: int) -> set[int]:
+        """The requests that the next so many messages answer, in whatever order."""
+        with self._watched():
+            return {json.loads(self._output.readline())["id"] for _ in range(count)}
+
     def start(self) -> None:
         """The handshake."""
         about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}

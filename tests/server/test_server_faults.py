@@ -122,12 +122,12 @@ def test_a_client_that_never_reads_frees_its_slot_when_its_time_is_up(home: Engi
 
 
 def test_a_client_that_sends_without_reading_is_held_back(home: EngineHome, project: Path) -> None:
-    count = 4000
+    count = 3000
     with serving(home.environ, project) as server:
         server.start()
 
         def flood() -> None:
-            for identity in range(1, count):
+            for identity in range(count):
                 server.send(listing(identity))
 
         sender = threading.Thread(target=flood, daemon=True)
@@ -140,8 +140,10 @@ def test_a_client_that_sends_without_reading_is_held_back(home: EngineHome, proj
 
         until(at_rest)
         assert sender.is_alive()  # the rest of it waits on the client's own side
-        for identity in range(1, count):
-            assert "result" in server.answer(identity)
+        seen: set[int] = set()
+        for _ in range(count // 100):  # a few at a time, since each has the watchdog's time
+            seen |= server.answered(100)
+        assert seen == set(range(count))
         sender.join(SECONDS)
         assert not sender.is_alive()
 
