@@ -25,7 +25,7 @@ def url(home: EngineHome) -> Iterator[str]:
     """Where our server listens, with the fixtures added."""
     server = subprocess.Popen(
         [sys.executable, str(SERVER)],
-        env=home.environ,
+        env={**home.environ, "GEMMA_MCP_SERVER_TASK_AFTER_SECONDS": "0.1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -71,6 +71,7 @@ def test_prompts_and_resources_are_listed(inspect: Client, era: str) -> None:
 @pytest.mark.parametrize("entry", ["stdio"], indirect=True)
 def test_a_call_that_lasts_is_a_task_for_the_inspector(inspect: Client, entry: dict[str, Any], tmp_path: Path) -> None:
     record = tmp_path / "sent.jsonl"
+    entry["env"]["GEMMA_MCP_SERVER_TASK_AFTER_SECONDS"] = "0.2"
     entry["args"] = [str(RECORDER), str(record), sys.executable, *entry["args"]]
     answer, _ = payload(call(inspect, "modern", prompt="!slow 0.2 ten_tokens"))["content"]
     assert answer["text"] == "ten_tokens"
