@@ -63,9 +63,11 @@ def test_a_refusal_reaches_the_inspector_as_a_tool_error(inspect: Client, era: s
 
 @each_era
 @pytest.mark.parametrize("entry", ["stdio"], indirect=True)
-def test_prompts_and_resources_are_listed(inspect: Client, era: str) -> None:
-    assert payload(inspect(era, "prompts/list"))["prompts"] == []
-    assert payload(inspect(era, "resources/list"))["resources"] == []
+def test_prompts_and_resources_are_listed(inspect: Client, offered: dict[str, list[str]], era: str) -> None:
+    prompts = payload(inspect(era, "prompts/list"))["prompts"]
+    resources = payload(inspect(era, "resources/list"))["resources"]
+    assert [prompt["name"] for prompt in prompts] == offered["prompts"]
+    assert [resource["uri"] for resource in resources] == offered["resources"]
 
 
 @pytest.mark.parametrize("entry", ["stdio"], indirect=True)
