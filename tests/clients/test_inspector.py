@@ -27,6 +27,7 @@ def inspect(run_client: Client, project: Path, entry: dict[str, object]) -> Clie
         config = project / "inspector.json"
         config.write_text(json.dumps({"mcpServers": {"gemma": entry}}), encoding="utf-8")
         options = ["--cli", "--config", str(config), "--server", "gemma", "--protocol-era", era, "--format", "json"]
+        options += ["--connect-timeout", "90000"]  # a busy machine starts our server slowly
         return run_client("mcp-inspector", *options, "--method", method, *arguments)
 
     return run
