@@ -45,7 +45,8 @@ def url(home: EngineHome) -> Iterator[str]:
 def test_the_server_does_all_that_a_revision_of_the_protocol_requires(
     run_client: Client, url: str, project: Path, revision: str
 ) -> None:
-    done = run_client("conformance", "server", "--url", url, "--requirements", revision, "-o", str(project))
+    options = ["--requirements", revision, "--timeout", "120000"]  # milliseconds a scenario, on a busy machine
+    done = run_client("conformance", "server", "--url", url, *options, "-o", str(project))
     assert done.returncode == 0, done.stdout + done.stderr
     run = {_scenario(path): json.loads(path.read_text(encoding="utf-8")) for path in project.glob("*/checks.json")}
     listed = run_client("conformance", "list", "--requirements", revision).stdout
