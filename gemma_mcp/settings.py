@@ -84,6 +84,7 @@ class ServerSettings(Section):
     max_image_pixels: Count
     max_images: Count
     progress_interval: Annotated[float, Field(ge=0.1, le=60)]
+    task_after_seconds: Annotated[float, Field(ge=0, le=86400)]
     max_tasks: Count
     task_max_seconds: Seconds
     task_keep_seconds: Seconds

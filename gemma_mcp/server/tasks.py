@@ -34,9 +34,6 @@ VERSIONS = frozenset({"2026-07-28"})
 
 POLL_MS = 1000
 
-INLINE_SECONDS = 1.0
-"""A call that is done by then never becomes a task: one answer is cheaper than two."""
-
 CANCEL_SECONDS = 1.0
 """How long the reply to a cancellation waits for the call to have stopped."""
 
@@ -136,12 +133,9 @@ class Tasks(Extension):
 
     identifier = EXTENSION
 
-    def __init__(
-        self, limits: ServerSettings, *, required: Collection[str] = (), inline_seconds: float = INLINE_SECONDS
-    ) -> None:
+    def __init__(self, limits: ServerSettings, *, required: Collection[str] = ()) -> None:
         self._limits = limits
         self._required = required
-        self._inline_seconds = inline_seconds
         self._known: dict[str, Task] = {}
         self._group: anyio.abc.TaskGroup | None = None
 
@@ -177,7 +171,7 @@ class Tasks(Extension):
 
     async def _answer(self, task: Task) -> HandlerResult:
         try:
-            with anyio.move_on_after(self._inline_seconds):
+            with anyio.move_on_after(self._limits.task_after_seconds):
                 await task.settled.wait()
         except anyio.get_cancelled_exc_class():
             task.scope.cancel()

@@ -22,7 +22,6 @@ from gemma_mcp.server.http_app import MCP_PATH, allowed_names, max_body_bytes, m
 from gemma_mcp.server.tasks import Tasks
 from gemma_mcp.settings_sources import load_settings
 
-INLINE_SECONDS = 0.1
 RETRY_MS = 100
 
 
@@ -52,7 +51,7 @@ def add_fixtures(server: MCPServer) -> None:
 
 async def main() -> None:
     settings = load_settings(os.environ).settings
-    tasks = Tasks(settings.server, required=REQUIRED_TASKS, inline_seconds=INLINE_SECONDS)
+    tasks = Tasks(settings.server, required=REQUIRED_TASKS)
     places = Places.find(os.environ)
     async with EnginePool(settings, places) as pool:
         server = build_server(pool, settings, None, places, extra=add_fixtures, tasks=tasks)

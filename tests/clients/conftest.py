@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from claude_code import ClaudeCode
 from http_server import serving_http
+from mcp import Client, StdioServerParameters
 
 from gemma_mcp.testing.engines import EngineHome
 
@@ -20,7 +21,7 @@ OLDEST_NODE = (22, 19)
 
 PROGRAMS = ("claude", "conformance", "mcp-inspector")
 
-Client = Callable[..., subprocess.CompletedProcess[str]]
+RunClient = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +90,20 @@ def server_entry(server_environment: dict[str, str]) -> dict[str, object]:
 
 
 @pytest.fixture
+async def offered(home: EngineHome, project: Path) -> dict[str, list[str]]:
+    """The names of all that the server offers, as the SDK's own client is told them."""
+    server = StdioServerParameters(command=sys.executable, args=["-m", "gemma_mcp"], env=home.environ, cwd=project)
+    async with Client(server) as client:
+        templates = (await client.list_resource_templates()).resource_templates
+        return {
+            "tools": [tool.name for tool in (await client.list_tools()).tools],
+            "prompts": [prompt.name for prompt in (await client.list_prompts()).prompts],
+            "resources": [str(resource.uri) for resource in (await client.list_resources()).resources],
+            "templates": [template.uri_template for template in templates],
+        }
+
+
+@pytest.fixture
 def http_entry(home: EngineHome, project: Path) -> Iterator[dict[str, object]]:
     """The entry of a server that listens on HTTP, with the token."""
     with serving_http(home.environ, project) as entry:
@@ -103,7 +118,7 @@ def entry(request: pytest.FixtureRequest) -> dict[str, object]:
 
 
 @pytest.fixture
-def run_client(node_tools: Mapping[str, str], project: Path, tmp_path: Path) -> Client:
+def run_client(node_tools: Mapping[str, str], project: Path, tmp_path: Path) -> RunClient:
     """Run a client in the project folder, with a user's folder that nobody else uses."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GEMMA_MCP_", "CLAUDE"))}
     environment = {**inherited, **node_tools, "HOME": str(tmp_path), "CI": "1"}

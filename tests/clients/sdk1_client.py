@@ -19,7 +19,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamablehttp_client
 from mcp.shared.exceptions import McpError
-from mcp.types import CancelledNotification, CancelledNotificationParams, ClientNotification
+from mcp.types import CancelledNotification, CancelledNotificationParams, ClientNotification, PromptReference
 from pydantic import BaseModel
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -100,11 +100,21 @@ class Visit:
         lists: dict[str, Any] = {}
         if "prompts" in capabilities:
             lists["prompts"] = wire(await self._session.list_prompts())["prompts"]
+            lists["completions"] = [
+                await self._complete(prompt["name"], argument["name"])
+                for prompt in lists["prompts"]
+                for argument in prompt.get("arguments", [])
+                if "completions" in capabilities
+            ]
         if "resources" in capabilities:
             lists["resources"] = wire(await self._session.list_resources())["resources"]
             lists["templates"] = wire(await self._session.list_resource_templates())["resourceTemplates"]
             lists["read"] = [wire(await self._session.read_resource(one["uri"])) for one in lists["resources"]]
         return lists
+
+    async def _complete(self, prompt: str, argument: str) -> dict[str, Any]:
+        reference = PromptReference(type="ref/prompt", name=prompt)
+        return wire(await self._session.complete(reference, {"name": argument, "value": ""}))
 
 
 async def main() -> None:

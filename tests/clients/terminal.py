@@ -41,12 +41,11 @@ class Terminal:
                     self._text = "\n".join(line.rstrip() for line in self._screen.display).replace("\xa0", " ")
                     self._news.notify_all()
 
-    def wait_for(self, words: str) -> str:
-        """The screen, once these words stand on it. Spaces that do not break count as spaces."""
+    def wait_for(self, words: str, times: int = 1) -> None:
+        """Wait until these words stand on the screen so many times. Spaces that do not break count as spaces."""
         with self._news:
-            if not self._news.wait_for(lambda: words in self._text, SECONDS):
+            if not self._news.wait_for(lambda: self._text.count(words) >= times, SECONDS):
                 raise AssertionError(f"{words!r} is not on the screen:\n{self._text}")
-            return self._text
 
     def type(self, keys: str) -> None:
         os.write(self._descriptor, keys.encode())

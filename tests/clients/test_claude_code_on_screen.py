@@ -66,6 +66,21 @@ async def test_the_escape_key_ends_the_call_in_the_engine_and_not_the_server(
     assert cancelled["params"]["requestId"] == call["id"]
 
 
+def test_a_call_that_lasts_long_goes_on_in_the_background_and_its_result_arrives(
+    claude: ClaudeCode, hold: Path, entry: dict[str, Any]
+) -> None:
+    entry["env"]["GEMMA_MCP_SERVER_TASK_AFTER_SECONDS"] = "0.5"
+    with playing([ToolUse("generate_text", {"prompt": f"!hold {hold} at last"})]) as api:
+        with claude.on_screen(api) as screen:
+            ask(screen, "Go on.")
+            screen.wait_for("1 MCP task")
+            hold.touch()
+            screen.wait_for("(gemma/generate_text) completed")
+            screen.wait_for(LAST_WORD, times=2)
+    assert "started server-side task" in text_of(api.results[0])[0]
+    assert "<result>\\nat last\\n[echo · " in api.everything
+
+
 @pytest.mark.parametrize("entry", ["http"], indirect=True)
 async def test_the_escape_key_ends_a_call_over_http_too(claude: ClaudeCode, home: EngineHome, hold: Path) -> None:
     with playing(endless(hold)) as api, claude.on_screen(api) as screen:

@@ -25,7 +25,7 @@ def url(home: EngineHome) -> Iterator[str]:
     """Where our server listens, with the fixtures added."""
     server = subprocess.Popen(
         [sys.executable, str(SERVER)],
-        env=home.environ,
+        env={**home.environ, "GEMMA_MCP_SERVER_TASK_AFTER_SECONDS": "0.1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -45,7 +45,8 @@ def url(home: EngineHome) -> Iterator[str]:
 def test_the_server_does_all_that_a_revision_of_the_protocol_requires(
     run_client: Client, url: str, project: Path, revision: str
 ) -> None:
-    done = run_client("conformance", "server", "--url", url, "--requirements", revision, "-o", str(project))
+    options = ["--requirements", revision, "--timeout", "120000"]  # milliseconds a scenario, on a busy machine
+    done = run_client("conformance", "server", "--url", url, *options, "-o", str(project))
     assert done.returncode == 0, done.stdout + done.stderr
     run = {_scenario(path): json.loads(path.read_text(encoding="utf-8")) for path in project.glob("*/checks.json")}
     listed = run_client("conformance", "list", "--requirements", revision).stdout

@@ -27,6 +27,7 @@ def inspect(run_client: Client, project: Path, entry: dict[str, object]) -> Clie
         config = project / "inspector.json"
         config.write_text(json.dumps({"mcpServers": {"gemma": entry}}), encoding="utf-8")
         options = ["--cli", "--config", str(config), "--server", "gemma", "--protocol-era", era, "--format", "json"]
+        options += ["--connect-timeout", "90000"]  # a busy machine starts our server slowly
         return run_client("mcp-inspector", *options, "--method", method, *arguments)
 
     return run
@@ -63,14 +64,17 @@ def test_a_refusal_reaches_the_inspector_as_a_tool_error(inspect: Client, era: s
 
 @each_era
 @pytest.mark.parametrize("entry", ["stdio"], indirect=True)
-def test_prompts_and_resources_are_listed(inspect: Client, era: str) -> None:
-    assert payload(inspect(era, "prompts/list"))["prompts"] == []
-    assert payload(inspect(era, "resources/list"))["resources"] == []
+def test_prompts_and_resources_are_listed(inspect: Client, offered: dict[str, list[str]], era: str) -> None:
+    prompts = payload(inspect(era, "prompts/list"))["prompts"]
+    resources = payload(inspect(era, "resources/list"))["resources"]
+    assert [prompt["name"] for prompt in prompts] == offered["prompts"]
+    assert [resource["uri"] for resource in resources] == offered["resources"]
 
 
 @pytest.mark.parametrize("entry", ["stdio"], indirect=True)
 def test_a_call_that_lasts_is_a_task_for_the_inspector(inspect: Client, entry: dict[str, Any], tmp_path: Path) -> None:
     record = tmp_path / "sent.jsonl"
+    entry["env"]["GEMMA_MCP_SERVER_TASK_AFTER_SECONDS"] = "0.2"
     entry["args"] = [str(RECORDER), str(record), sys.executable, *entry["args"]]
     answer, _ = payload(call(inspect, "modern", prompt="!slow 0.2 ten_tokens"))["content"]
     assert answer["text"] == "ten_tokens"

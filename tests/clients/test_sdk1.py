@@ -29,10 +29,15 @@ def report(sdk1: Path, project: Path, entry: dict[str, object]) -> dict[str, Any
 
 
 @pytest.mark.parametrize("entry", ["stdio", "http"], indirect=True)
-def test_the_older_sdk_finds_everything_it_knows(report: dict[str, Any]) -> None:
+def test_the_older_sdk_finds_everything_it_knows(report: dict[str, Any], offered: dict[str, list[str]]) -> None:
     assert report["hello"]["protocolVersion"] == "2025-11-25"
     assert report["hello"]["serverInfo"]["name"] == "gemma-mcp"
-    assert report["tools"] == ["generate_text", "complete_code", "analyze_image", "chat"]
+    assert report["tools"] == offered["tools"] == ["generate_text", "complete_code", "analyze_image", "chat"]
+    assert [prompt["name"] for prompt in report["prompts"]] == offered["prompts"]
+    assert all("completion" in told for told in report["completions"])
+    assert [resource["uri"] for resource in report["resources"]] == offered["resources"]
+    assert [template["uriTemplate"] for template in report["templates"]] == offered["templates"]
+    assert all(told["contents"] for told in report["read"])
     answers = {tool: texts(result)[0] for tool, result in report["answers"].items()}
     assert answers["generate_text"] == '<file path="a.txt">\nfrom a file\n</file>\n\nSay it.'
     assert answers["complete_code"] == "# 4 before, 1 after"

@@ -21,7 +21,11 @@ from gemma_mcp.testing.engines import EngineHome
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineHome]:
     """One engine, on which servers of both kinds work."""
-    settings = {"GEMMA_MCP_HTTP_CLIENTS": '["left", "right"]', "GEMMA_MCP_SERVER_MAX_SECONDS": "2"}
+    settings = {
+        "GEMMA_MCP_HTTP_CLIENTS": '["left", "right"]',
+        "GEMMA_MCP_SERVER_MAX_SECONDS": "2",
+        "GEMMA_MCP_SERVER_TASK_AFTER_SECONDS": "0.5",
+    }
     home = home_in(tmp_path_factory.mktemp("home"), **settings)
     yield home
     home.end()

@@ -13,16 +13,16 @@ from scripted_engine import ScriptedEngines, chunk, finished, home_of, said, set
 from task_client import WithTasks, ask, start, wait_for
 
 from gemma_mcp.server.app import build_server
-from gemma_mcp.server.tasks import EXTENSION, Tasks
+from gemma_mcp.server.tasks import EXTENSION
 
 
 @asynccontextmanager
 async def client_of(
-    engines: ScriptedEngines, project: Path, *, inline: float = 0.0, declares: bool = True, **changes: Any
+    engines: ScriptedEngines, project: Path, *, after: float = 0.0, declares: bool = True, **changes: Any
 ) -> AsyncGenerator[Client]:
-    """A client of a server whose calls become tasks after `inline` seconds."""
-    given = settings(**changes)
-    server = build_server(engines, given, project, home_of(project), tasks=Tasks(given.server, inline_seconds=inline))
+    """A client of a server whose calls become tasks after so many seconds."""
+    given = settings(**changes, task_after_seconds=after)
+    server = build_server(engines, given, project, home_of(project))
     async with Client(server, mode="2026-07-28", extensions=[WithTasks()] if declares else []) as client:
         yield client
 
@@ -49,7 +49,7 @@ async def test_a_call_that_lasts_becomes_a_task_that_tells_what_goes_on(
 
 
 async def test_a_call_that_is_done_soon_is_answered_at_once(engines: ScriptedEngines, project: Path) -> None:
-    async with client_of(engines, project, inline=20) as client:
+    async with client_of(engines, project, after=20) as client:
         result = await client.session.call_tool("generate_text", {"prompt": "x"})
         assert texts(result)[0] == "fine"
         with pytest.raises(MCPError) as caught:
@@ -137,7 +137,7 @@ async def test_a_call_beyond_the_tasks_that_may_run_is_answered_without_one(
 
 
 async def test_a_task_has_more_time_than_a_request(engines: ScriptedEngines, project: Path) -> None:
-    async with client_of(engines, project, inline=20, task_max_seconds=900.0) as client:
+    async with client_of(engines, project, after=20, task_max_seconds=900.0) as client:
         await client.call_tool("generate_text", {"prompt": "x"})
         await client.call_tool("generate_text", {"prompt": "x", "max_seconds": 5})
     async with client_of(engines, project, declares=False) as client:
@@ -152,7 +152,7 @@ async def test_a_cancelled_request_ends_the_task_that_it_would_have_become(
     engines: ScriptedEngines, project: Path
 ) -> None:
     engines.play([anyio.Event()])
-    async with client_of(engines, project, inline=20) as client:
+    async with client_of(engines, project, after=20) as client:
         async with anyio.create_task_group() as group:
             group.start_soon(client.call_tool, "generate_text", {"prompt": "x"})
             await engines.entered.wait()
