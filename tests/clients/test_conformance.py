@@ -59,7 +59,7 @@ def test_the_server_does_all_that_a_revision_of_the_protocol_requires(
 
 def _scenario(path: Path) -> str:
     """From a folder such as `server-ping-2026-11-27T06-26-31-293Z`."""
-    return path.parent.name.removeprefix("server-").rpartition("-20")[0]
+    return re.sub(r"^server-|-\d{4}-\d\d-\d\dT[\dZ-]+$", "", path.parent.name)
 
 
 def _scenarios(listed: str) -> set[str]:
