@@ -23,11 +23,23 @@ NOT_RUN_HERE = {
     "make coverage": "would run this test inside itself",
     'claude mcp add gemma -- "$PWD/.venv/bin/python" -m gemma_mcp': "run by tests/clients/test_claude_code.py",
     "claude mcp list": "run by tests/clients/test_claude_code.py",
+    "gemma-mcp chat": "needs a person; run by tests/cli/test_chat_terminal.py",
+    'echo "What is the capital of France?" | gemma-mcp chat': "run by tests/cli/test_chat_command.py",
+    'git diff | gemma-mcp chat "Write a commit message."': "run by tests/cli/test_chat_command.py",
+    'gemma-mcp chat --file src/app.py:10-80 "What does this do?"': "run by tests/cli/test_chat_command.py",
+    'gemma-mcp chat --continue "And shorter?"': "run by tests/cli/test_chat_command.py",
+    "gemma-mcp sessions show s-4f1c09aa": "needs a session; run by tests/cli/test_sessions_command.py",
+    "gemma-mcp sessions delete s-4f1c09aa": "needs a session; run by tests/cli/test_sessions_command.py",
     "claude mcp add gemma -e GEMMA_MCP_MODEL_DEFAULT=/path/to/gemma-3-4b-it-Q4_0.gguf "
     '-- "$PWD/.venv/bin/python" -m gemma_mcp': "needs a model that is downloaded; run without one by tests/clients",
 }
 EXIT_CODES = {"gemma-mcp engine status": 1, "gemma-mcp doctor": 0}
 """Where nothing runs yet, `status` says so with its exit code."""
+
+
+def user_folders(folder: Path) -> dict[str, str]:
+    """The user's folder is this one: `install` writes to it."""
+    return dict.fromkeys(("HOME", "USERPROFILE", "APPDATA", "XDG_CONFIG_HOME", "CODEX_HOME"), str(folder))
 
 
 def commands() -> list[str]:
@@ -51,7 +63,8 @@ def test_a_documented_command_works(command: str, tmp_path: Path) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GEMMA_MCP_")}
     done = subprocess.run(
         [sys.executable, "-m", "gemma_mcp", *arguments],
-        env={**inherited, "GEMMA_MCP_HOME": str(tmp_path)},
+        env={**inherited, **user_folders(tmp_path), "GEMMA_MCP_HOME": str(tmp_path / "gemma-mcp")},
+        cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
