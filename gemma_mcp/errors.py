@@ -51,8 +51,14 @@ class GemmaError(Exception):
 
     def __str__(self) -> str:
         """On one line: what a caller sent, such as a path, must not look like further lines of ours."""
-        text = f"{self.message} {self.hint}".strip()
-        return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+        return "".join(map(_printable, f"{self.message} {self.hint}".strip()))
+
+
+def _printable(letter: str) -> str:
+    """Half of a surrogate pair, which no output takes, is written out; other signs that cannot be seen are replaced."""
+    if letter.isprintable():
+        return letter
+    return f"\\u{ord(letter):04x}" if "\ud800" <= letter <= "\udfff" else "\ufffd"
 
 
 class RequestError(GemmaError):

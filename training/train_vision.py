@@ -31,8 +31,8 @@ from training.team import Team, run
 from training.tokenizer import Encoded, Tokenizer
 from training.train_text import TextData, loss_of, save
 
-ONE, TWO = 8, 5  # conversations per batch and process with one and with two pictures
-TEXT_TOKENS = 6000
+ONE, TWO = 26, 8  # conversations per batch and process with one and with two pictures
+TEXT_TOKENS = 4000
 LONGEST = 128  # tokens; longer conversations lose their last turns, because all are padded to the longest
 HEAD_SHARE = 0.5
 EMPTY = 0.1  # weight of a cell without a shape or a character

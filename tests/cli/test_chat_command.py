@@ -85,7 +85,7 @@ def test_an_answer_that_was_cut_off_says_so(chat: Chat) -> None:
     [
         ((), b" \n", "There is no message."),
         (("--model", "nothing-like-this", "hello"), b"", "There is no model 'nothing-like-this' here."),
-        (("--file", "../x", "hello"), b"", "../x: it lies outside the project folder."),
+        (("--file", "../x", "hello"), b"", "../x: there is no such file"),
         (("--image", "none.png", "hello"), b"", "none.png: there is no such file"),
         (("--session", "s-0", "hello"), b"", "There is no session 's-0'."),
         (("--continue", "hello"), b"", "There is no session to go on in yet."),
