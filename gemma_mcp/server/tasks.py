@@ -170,6 +170,10 @@ class Tasks(Extension):
         return await self._answer(task)
 
     async def _answer(self, task: Task) -> HandlerResult:
+        """As usual as long as that may last: clients show progress then, and Claude Code puts tasks out of sight.
+
+        It must be less than the 60 s after which some clients give up.
+        """
         try:
             with anyio.move_on_after(self._limits.task_after_seconds):
                 await task.settled.wait()
