@@ -31,8 +31,6 @@ from training.team import Team, run
 from training.tokenizer import Encoded, Tokenizer
 from training.train_text import TextData, loss_of, save
 
-ONE, TWO = 26, 8  # conversations per batch and process with one and with two pictures
-TEXT_TOKENS = 4000
 LONGEST = 128  # tokens; longer conversations lose their last turns, because all are padded to the longest
 HEAD_SHARE = 0.5
 EMPTY = 0.1  # weight of a cell without a shape or a character
@@ -118,11 +116,14 @@ def turn_weights(mask: list[int]) -> list[float]:
 
 
 def picture_batch(
-    draw: Draw, pictures: Pictures, tokenizer: Tokenizer, config: Config
+    draw: Draw, pictures: Pictures, tokenizer: Tokenizer, config: Config, sizes: tuple[int, int]
 ) -> tuple[list[int], Tensor, Tensor, Tensor]:
-    """Pictures, ids, learnt mask, and for every position the number of its image (0: text)."""
-    chosen = [[pictures.single(draw)] for _ in range(ONE)]
-    chosen += [list(pictures.pair(draw)) for _ in range(TWO)]
+    """Pictures, ids, learnt mask, and for every position the number of its image (0: text).
+
+    `sizes`: how many conversations with one picture and with two.
+    """
+    chosen = [[pictures.single(draw)] for _ in range(sizes[0])]
+    chosen += [list(pictures.pair(draw)) for _ in range(sizes[1])]
     draw.random.shuffle(chosen)
     encoded = [conversation(draw, tokenizer, [pictures.scenes[i] for i in row], config) for row in chosen]
     width = (max(len(sample.ids) for sample in encoded) + 7) // 8 * 8
@@ -159,6 +160,7 @@ class Joint:
 
     def __init__(self, team: Team, options: argparse.Namespace) -> None:
         stored = torch.load(options.start)
+        self.options = options
         self.config = Config(**stored["config"])
         self.text, self.vision = TextModel(self.config).train(), VisionModel(self.config).train()
         self.text.load_state_dict(stored["text"])
@@ -184,7 +186,9 @@ class Joint:
             return self.text(rows, mask)
 
     def picture_loss(self) -> Tensor:
-        chosen, ids, mask, images = picture_batch(self.draw, self.pictures, self.tokenizer, self.config)
+        chosen, ids, mask, images = picture_batch(
+            self.draw, self.pictures, self.tokenizer, self.config, (self.options.one, self.options.two)
+        )
         pixels, labels = self.pictures.load(chosen)
         features, rows = self.see(pixels)
         hidden = self.read(with_images(self.text.embed(ids), images, rows), attention_mask(images))
@@ -196,7 +200,7 @@ class Joint:
         return loss_of(self.text, hidden[:, :-1], ids, mask)
 
     def batches(self, seed: int) -> Iterator[np.ndarray]:
-        return self.data.batches(seed, TEXT_TOKENS)
+        return self.data.batches(seed, self.options.text_tokens)
 
     def update_average(self) -> None:
         """The running average stands in for the rest of the schedule when a run is exported early."""
@@ -270,6 +274,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WORK / "joint.pt")
     parser.add_argument("--rate", type=float, default=0.01, help="learning rate of Muon; AdamW takes 0.15 of it")
     parser.add_argument("--flat", type=float, default=0.4, help="share of the steps before the rate falls")
+    parser.add_argument("--one", type=int, default=20, help="conversations with one picture, per batch and process")
+    parser.add_argument("--two", type=int, default=12, help="conversations with two pictures")
+    parser.add_argument("--text-tokens", type=int, default=2600, help="of text, per batch and process")
     parser.add_argument("--threads", type=int, default=1, help="per process")
     parser.add_argument("--processes", type=int, default=2, help="of joint training")
     parser.add_argument("--seed", type=int, default=11)
