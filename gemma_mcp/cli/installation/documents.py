@@ -214,7 +214,7 @@ def _without(whole: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _refusing(where: Path) -> Iterator[None]:
+def _refusing(where: Path) -> Generator[None]:
     """Python reads NaN and nests deeper, so an edit may find fault with what was read before."""
     try:
         yield
