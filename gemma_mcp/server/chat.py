@@ -86,7 +86,9 @@ class Chat:
         box = self._caller.box(given.max_seconds)
         async with self._sessions.turn(given.session, box, fork=given.fork) as turn:
             session = turn.session
-            message, notes, read = await self._message(given, session)
+            message, notes, read = await box.within(
+                self._message(given, session), "The files and images were not read yet"
+            )
             system = given.system or session.system
             model = given.model or session.model
             options = Options(box=box, model=model, max_tokens=given.max_tokens, return_tokens=True)

@@ -186,6 +186,8 @@ def test_another_entry_of_that_name_is_replaced_with_force_only(install: Install
     ("client", "text", "why"),
     [
         ("claude-code", '{"a": 1,}', "line 1, column "),
+        ("claude-code", '{"a": NaN}', "line 1, column 7"),
+        ("claude-desktop", '{"a": ' + "[" * 150 + "]" * 150 + "}", "it is nested deeper than 100 levels"),
         ("claude-desktop", "// no comments here\n{}", "line 1, column 1"),
         ("vscode", '{\n  "servers": {\n}', "line 3"),
         ("gemini", "[]", "it is no JSON object"),

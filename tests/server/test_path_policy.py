@@ -26,6 +26,9 @@ CANARY = "canary-7f3a"
         ".ssh/config", "home/.ssh/known_hosts", ".aws/credentials", ".netrc", ".npmrc", ".pypirc", "credentials.json",
         "my-credentials.json", "vault.kdbx", "store.p12", "cert.pfx", "tls.key", ".git-credentials", ".git/config",
         "service-account-prod.json", "x-firebase-adminsdk-1.json", "secrets.yaml", ".gnupg/x", "terraform.tfstate",
+        "vendor/lib/.git/config", ".git/modules/a/config", ".git/config.worktree", "deploy/.kube/config",
+        "ci/.docker/config.json", "home/.aws/config", "home/.aws/sso/cache/x.json", "home/.config/gh/hosts.yml",
+        "home/.cargo/credentials.toml", "home/.codex/auth.json",
     ],
 )  # fmt: skip
 def test_names_of_secrets_are_known(path: str) -> None:

@@ -215,6 +215,27 @@ async def test_no_program_that_the_repository_names_is_run(
     assert not (repository / "sprung").exists()
 
 
+@pytest.mark.parametrize("count", [1, 101])
+async def test_filters_that_cannot_be_switched_off_are_refused(connect: Connect, repository: Path, count: int) -> None:
+    filters = (f'[filter "a=b{number}"]\nclean = "touch {repository}/sprung; cat"\n' for number in range(count))
+    with (repository / ".git" / "config").open("a", encoding="utf-8") as config:
+        config.writelines(filters if count == 1 else (line.replace("a=b", "a") for line in filters))
+    write(repository, {".gitattributes": "*.txt filter=a=b0\n", "a.txt": "new\n"})
+    assert "filters that cannot be switched off" in await refusal(connect, "git:diff")
+    assert not (repository / "sprung").exists()
+
+
+async def test_a_configuration_of_endless_filters_is_refused(
+    connect: Connect, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (repository / ".git" / "config").open("a", encoding="utf-8") as config:
+        config.write(f'[filter "trap"]\nclean = "touch {repository}/sprung; cat"\n')
+        config.writelines(f'[filter "{"x" * 1000}{number}"]\nrequired = false\n' for number in range(1100))
+    write(repository, {".gitattributes": "*.txt filter=trap\n", "a.txt": "new\n"})
+    assert "more than the" in await refusal(connect, "git:diff")
+    assert not (repository / "sprung").exists()
+
+
 async def test_variables_of_the_environment_do_not_redirect_git(
     connect: Connect, engines: ScriptedEngines, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +256,42 @@ async def test_a_repository_whose_history_lies_elsewhere_is_refused(connect: Con
     (project / ".git").unlink()
     (project / ".git").symlink_to(other / ".git")
     assert "history lies outside the project folder" in await refusal(connect, "git:show HEAD:s.txt")
+
+
+@pytest.mark.parametrize("way", ["objects", "objects/pack", "plain", "quoted", "through a link", "twice"])
+async def test_a_repository_whose_objects_lie_elsewhere_is_refused(
+    connect: Connect, repository: Path, way: str
+) -> None:
+    other = repository.parent / "other"
+    write(other, {"s.txt": "secret\n"})
+    git(other, "init", "--quiet")
+    known = commit(other)
+    git(other, "repack", "-adq")
+    own, foreign = repository / ".git" / "objects", other / ".git" / "objects"
+    if way.startswith("objects"):
+        link = repository / ".git" / way
+        link.rename(link.with_name("before"))
+        link.symlink_to(other / ".git" / way)
+    elif way == "through a link":
+        (own / "x" / "y" / "z" / "a" / "b").mkdir(parents=True)
+        (own / "link").symlink_to("x/y/z/a/b")
+        write(own, {"info/alternates": "link/../../../../other/.git/objects\n"})
+    elif way == "twice":
+        write(own, {"info/alternates": "../inner\n", "../inner/info/alternates": f"# no\n{foreign}\n"})
+    else:
+        write(own, {"info/alternates": f"{foreign}\n" if way == "plain" else f'"{foreign}"\n'})
+    assert "history lies outside the project folder" in await refusal(connect, f"git:show {known}:s.txt")
+
+
+async def test_objects_may_be_borrowed_inside_the_project(
+    connect: Connect, engines: ScriptedEngines, repository: Path
+) -> None:
+    other = repository / "other"
+    write(other, {"s.txt": "shared\n"})
+    git(other, "init", "--quiet")
+    known = commit(other)
+    write(repository, {".git/objects/info/alternates": f"{other}/.git/objects\n"})
+    assert await shown(connect, engines, f"git:show {known}:s.txt") == "shared\n"
 
 
 async def test_a_working_tree_elsewhere_is_refused(connect: Connect, repository: Path) -> None:
@@ -282,16 +339,17 @@ async def test_git_that_hangs_is_ended(
     assert "git was not done within 0.2 s" in await refusal(connect, "git:diff")
 
 
+@pytest.mark.parametrize(("tool", "text"), [("generate_text", "prompt"), ("chat", "message")])
 async def test_a_call_does_not_outlast_its_time_while_git_works(
-    connect: Connect, repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    connect: Connect, repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool: str, text: str
 ) -> None:
     write(tmp_path, {"bin/git": "#!/bin/sh\nexec sleep 600\n"})
     (tmp_path / "bin" / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setattr(git_process, "GIT_SECONDS", 3.0)
     async with connect(max_seconds=0.3) as client:
-        text = error_of(await client.call_tool("generate_text", {"prompt": "x", "files": ["git:diff"]}))
-    assert "The files were not read yet when the 0.3 s of this call were over." in text
+        said = error_of(await client.call_tool(tool, {text: "x", "files": ["git:diff"]}))
+    assert re.search(r"^The files .*were not read yet when the 0.3 s of this call were over\.", said)
 
 
 async def test_without_git_a_sentence_says_so(

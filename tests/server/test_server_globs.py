@@ -81,6 +81,12 @@ async def test_what_gitignore_leaves_out_is_not_matched_and_inner_rules_win(
     assert await names_read(connect, engines, "a.log") == ["a.log"]
 
 
+async def test_a_gitignore_is_read_as_git_reads_it(connect: Connect, engines: ScriptedEngines, project: Path) -> None:
+    names = ("a.txt", "b.txt", "c\x0cd.txt")
+    write(project, {".gitignore": "\ufeffa.txt\r\nc\x0cd.txt\n", **dict.fromkeys(names, "")})
+    assert await names_read(connect, engines, "*.txt") == ["b.txt"]
+
+
 async def test_a_project_inside_a_repository_obeys_the_rules_above_it(
     connect: Connect, engines: ScriptedEngines, project: Path
 ) -> None:

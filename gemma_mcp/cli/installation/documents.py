@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -47,13 +47,16 @@ class JsonDocument:
         """See Document."""
         before = self._parse(where, text)
         _servers(where, before, self.key)
-        after = edits.inserted(text if text.strip() else "{}\n", (self.key, name), entry)
+        with _refusing(where):
+            after = edits.inserted(text if text.strip() else "{}\n", (self.key, name), entry)
         return self._checked(where, after, _with(before, self.key, name, entry))
 
     def without_entry(self, where: Path, text: str, name: str) -> str:
         """See Document."""
         before = self._parse(where, text)
-        return self._checked(where, edits.removed(text, (self.key, name)), _without(before, self.key, name))
+        with _refusing(where):
+            after = edits.removed(text, (self.key, name))
+        return self._checked(where, after, _without(before, self.key, name))
 
     def _checked(self, where: Path, after: str, expected: object) -> str:
         if self._parse(where, after) != expected:
@@ -64,9 +67,8 @@ class JsonDocument:
         if not text.strip():
             return {}
         try:
-            value = jsonc.parse(text)[0].value if self.comments else json.loads(text)
-        except jsonc.JsoncError as error:
-            raise _broken(where, error.line, error.column, str(error)) from None
+            with _refusing(where):
+                value = jsonc.parse(text)[0].value if self.comments else json.loads(text)
         except json.JSONDecodeError as error:
             raise _broken(where, error.lineno, error.colno, error.msg) from None
         except RecursionError:
@@ -209,6 +211,15 @@ def _with(whole: Mapping[str, Any], key: str, name: str, entry: Mapping[str, Any
 
 def _without(whole: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
     return {**whole, key: {other: value for other, value in whole[key].items() if other != name}}
+
+
+@contextlib.contextmanager
+def _refusing(where: Path) -> Generator[None]:
+    """Python reads NaN and nests deeper, so an edit may find fault with what was read before."""
+    try:
+        yield
+    except jsonc.JsoncError as error:
+        raise _broken(where, error.line, error.column, str(error)) from None
 
 
 def _broken(where: Path, line: int, column: int, why: str) -> ConfigError:

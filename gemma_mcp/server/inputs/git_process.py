@@ -20,6 +20,9 @@ __all__ = ["GIT_SECONDS", "Git"]
 GIT_SECONDS = 20.0
 """After which git is ended; a diff takes milliseconds, also in large repositories."""
 
+MOST_FILTERS = 100
+"""Programs that files pass through; each is four options, and people have two or three."""
+
 LARGEST_ERROR = 4000
 """Bytes of git's complaint that are read."""
 
@@ -68,8 +71,8 @@ class Git:
         """What git prints with `-z`."""
         return [name for name in self.run(*arguments).decode("utf-8", "surrogateescape").split("\0") if name]
 
-    def run(self, *arguments: str) -> bytes:
-        """All that git prints. Blocks."""
+    def run(self, *arguments: str, empty: int = 0) -> bytes:
+        """All that git prints. `empty` is the exit status that says that there is nothing. Blocks."""
         with tempfile.TemporaryFile() as errors:
             output, status, late = self._output(arguments, errors.fileno())
             errors.seek(0)
@@ -79,7 +82,7 @@ class Git:
         if len(output) > self.most_bytes:
             why = f"git's answer has more than the {self.most_bytes:,} bytes that are allowed"
             raise InputRefusedError(self.spec, why, "Ask for less, such as 'git:diff -- src'.")
-        if status:
+        if status not in (0, empty):
             raise InputRefusedError(self.spec, _reason(complaint))
         return output
 
@@ -109,11 +112,12 @@ class Git:
 
     def _filters(self) -> tuple[str, ...]:
         """Options that switch off the programs which the configuration lets files pass through."""
-        try:
-            keys = self.names("config", "--null", "--name-only", "--get-regexp", r"^filter\..*")
-        except InputRefusedError:  # there are none
-            return ()
+        found = self.run("config", "--null", "--name-only", "--get-regexp", r"^filter\..*", empty=1)
+        keys = [key for key in found.decode("utf-8", "surrogateescape").split("\0") if key]
         drivers = dict.fromkeys(key.split(".", 1)[1].rpartition(".")[0] for key in keys)
+        if len(drivers) > MOST_FILTERS or any("=" in driver for driver in drivers):  # which would end a key of -c
+            why = "its git configuration has filters that cannot be switched off"
+            raise InputRefusedError(self.spec, why, "Name the files instead.")
         return tuple(
             option
             for driver in drivers

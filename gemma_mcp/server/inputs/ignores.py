@@ -52,7 +52,7 @@ class Ignores:
             return self
         from pathspec import GitIgnoreSpec
 
-        return Ignores((Rules(folder, GitIgnoreSpec.from_lines(text.splitlines())), *self.rules))
+        return Ignores((Rules(folder, GitIgnoreSpec.from_lines(text.split("\n"))), *self.rules))
 
     def ignores(self, path: Path, *, folder: bool) -> bool:
         """Whether a file or a folder is left out."""
@@ -76,11 +76,11 @@ def _and_parents(folder: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """A .gitignore's text; empty for what is none, since git takes no offence either."""
+    """A .gitignore's text without its byte order mark; empty for what is none, since git takes no offence either."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_BYTES:
             return ""
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
         return ""

@@ -14,6 +14,7 @@ from pathlib import Path
 from gemma_mcp.errors import InputRefusedError
 from gemma_mcp.server.inputs.git_process import Git
 from gemma_mcp.server.inputs.globs import left_out
+from gemma_mcp.server.inputs.object_stores import store_elsewhere
 from gemma_mcp.server.inputs.path_forms import refuse_form, shorten
 from gemma_mcp.server.inputs.paths import PathPolicy
 
@@ -161,10 +162,16 @@ def _refuse_foreign(policy: PathPolicy, spec: str, top: Path, folder: Path, comm
         raise InputRefusedError(spec, f"its working tree is {top}, which does not hold the project folder")
     own = folder == common == top / ".git"
     linked = folder.parent == common / "worktrees" and _first_line(folder / "gitdir") == str(top / ".git")
-    if own or linked or all(any(path.is_relative_to(root) for root in policy.roots()) for path in (folder, common)):
-        return
+    roots = policy.roots()
+    if not (own or linked or all(any(path.is_relative_to(root) for root in roots) for path in (folder, common))):
+        raise _foreign(spec, common)
+    if (elsewhere := store_elsewhere(common / "objects", (common, *roots))) is not None:
+        raise _foreign(spec, elsewhere)
+
+
+def _foreign(spec: str, where: Path) -> InputRefusedError:
     hint = "Add that folder to server.roots in the configuration to allow it."
-    raise InputRefusedError(spec, f"the repository's history lies outside the project folder, in {common}", hint)
+    return InputRefusedError(spec, f"the repository's history lies outside the project folder, in {where}", hint)
 
 
 def _first_line(path: Path) -> str:

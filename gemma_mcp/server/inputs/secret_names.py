@@ -20,13 +20,14 @@ SECRETS = (
     # Private keys and key stores.
     "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk", "*.kdbx", "*.kdb", "*.p8", "*.pkcs12",
     "*.agekey", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "!id_*.pub", ".ssh/", ".gnupg/",
-    # What programs keep logins in.
+    # What programs keep logins in, wherever the folder lies.
     ".netrc", "_netrc", ".npmrc", ".yarnrc.yml", ".pypirc", ".pgpass", ".my.cnf", ".htpasswd", ".git-credentials",
-    ".git/config", ".git/modules/**/config", ".aws/credentials", ".aws/config", ".aws/sso/", ".azure/", ".gcloud/",
-    ".config/gcloud/", ".kube/config", "kubeconfig", "*.kubeconfig", ".docker/config.json", ".dockercfg",
-    ".terraformrc", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json", "!*.tfvars.example", ".vault-token",
-    ".cargo/credentials*", ".gem/credentials", ".config/gh/hosts.yml", ".config/rclone/rclone.conf", "master.key",
-    ".claude.json", ".claude/.credentials.json", ".codex/auth.json",
+    "**/.git/config*", "**/.git/modules/**/config*", "**/.git/worktrees/**/config*", "**/.aws/credentials",
+    "**/.aws/config", "**/.aws/sso/", ".azure/", ".gcloud/", "**/.config/gcloud/", "**/.kube/config", "kubeconfig",
+    "*.kubeconfig", "**/.docker/config.json", ".dockercfg", ".terraformrc", "*.tfstate", "*.tfstate.*", "*.tfvars",
+    "*.tfvars.json", "!*.tfvars.example", ".vault-token", "**/.cargo/credentials*", "**/.gem/credentials",
+    "**/.config/gh/hosts.yml", "**/.config/rclone/rclone.conf", "master.key", ".claude.json",
+    "**/.claude/.credentials.json", "**/.codex/auth.json",
     # Names that say it themselves; program text of that name is no secret.
     "credentials", "credentials.*", "*credentials.json", "*_credentials", "client_secret*.json", "secrets.*",
     "secret.*", ".secrets", "service-account*.json", "service_account*.json", "*-service-account.json",
