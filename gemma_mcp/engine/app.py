@@ -116,23 +116,26 @@ class _Routes:
     async def models(self, request: Request) -> Response:
         """OpenAI's list; what we know beyond that stands under `gemma`."""
         loaded = {resident.spec.name: resident.card for resident in self._service.residency.residents()}
-        cards = [loaded.get(card.model, card) for card in await self._service.specs.cards()]
+        async with self._service.activity.request():
+            cards = [loaded.get(card.model, card) for card in await self._service.specs.cards()]
         data = [{**_openai_model(card.model), "gemma": card.model_dump()} for card in cards]
         return json_response({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        spec = await self._service.specs.find(request.path_params["name"])
+        async with self._service.activity.request():
+            spec = await self._service.specs.find(request.path_params["name"])
         return json_response(_openai_model(spec.name))
 
     async def count(self, request: Request) -> Response:
         """How many tokens texts have."""
         asked = await self._parsed(TokenCountRequest, request)
         service = self._service
-        spec = await service.specs.find(asked.model)
-        async with service.activity.request(), service.residency.lease(spec, _ignore) as resident:
-            counts = await resident.model.count(asked.texts)
-            length = resident.model.info.context_length
+        async with service.activity.request():
+            spec = await service.specs.find(asked.model)
+            async with service.residency.lease(spec, _ignore) as resident:
+                counts = await resident.model.count(asked.texts)
+                length = resident.model.info.context_length
         return json_response(TokenCounts(model=spec.name, context_length=length, counts=tuple(counts)).model_dump())
 
     async def chat(self, request: Request) -> GenerationResponse:
@@ -161,8 +164,9 @@ class _Routes:
     ) -> GenerationResponse:
         """All that can be refused without the model is refused here, at the door."""
         service = self._service
-        spec = await service.specs.find(options.model)
-        wanted = await anyio.to_thread.run_sync(wanted_of, options)
+        async with service.activity.request():
+            spec = await service.specs.find(options.model)
+            wanted = await anyio.to_thread.run_sync(wanted_of, options)
         call = Call(options, render, wanted, max_tokens, logprobs_of(options), received)
         work = partial(generate, call, spec, service.residency, service.metrics)
         shape = Shape(kind, spec.name, stream=options.stream, tokens=options.return_tokens)
