@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,9 @@ BY_HAND = ("engine", "run")
 
 KILL_SECONDS = 10.0
 """How long a killed process may take to vanish."""
+
+REAP_SECONDS = 1.0
+"""How long the parent of a killed process may take to notice."""
 
 POLL_SECONDS = 0.05
 
@@ -86,10 +90,12 @@ def kill_engine(state: EngineState, places: Places) -> bool:
     except (psutil.Error, OSError):
         return False
     deadline = time.monotonic() + KILL_SECONDS
-    while engine_lives(state, places):  # waiting for the process would take one that its parent forgot for alive
+    while engine_lives(state, places):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)
+    with suppress(psutil.Error):  # one that its parent never asks about stays in the list of processes
+        process.wait(REAP_SECONDS)
     return True
 
 
