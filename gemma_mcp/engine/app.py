@@ -16,12 +16,11 @@ import gemma_mcp
 from gemma_mcp.engine.answers import GenerationResponse
 from gemma_mcp.engine.generation import Call, Render, chat_prompt, completion_prompt, generate
 from gemma_mcp.engine.guard import Counted, Guarded, error_response, json_response
-from gemma_mcp.engine.intake import logprobs_of, messages_of, parse, wanted_of
+from gemma_mcp.engine.intake import logprobs_of, messages_of, parse, refuse_long, wanted_of
 from gemma_mcp.engine.metrics import CONTENT_TYPE
 from gemma_mcp.engine.replies import Kind, Shape
 from gemma_mcp.engine.service import Service
 from gemma_mcp.errors import GemmaError, RequestError
-from gemma_mcp.settings import Settings
 from gemma_mcp.state import NONCE_CHARACTERS, Health, proof
 from gemma_mcp.wire import (
     WIRE_VERSION,
@@ -29,6 +28,7 @@ from gemma_mcp.wire import (
     CompletionRequest,
     TokenCountRequest,
     TokenCounts,
+    WireModel,
 )
 
 __all__ = ["build_app"]
@@ -37,6 +37,9 @@ R = TypeVar("R", ChatCompletionRequest, CompletionRequest, TokenCountRequest)
 
 INLINE_BYTES = 100_000
 """Longer bodies are parsed in a thread, so that they hold up nobody's tokens."""
+
+ENVELOPE_BYTES = 16_384
+"""Room for what stands around the texts and images of a request."""
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -88,7 +91,8 @@ class _Routes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._max_body_bytes = _max_body_bytes(service.settings)
+        self._limits = service.settings.server
+        self._id_bytes = 8 * service.settings.llamacpp.context
 
     async def health(self, request: Request) -> Response:
         """Whether it is there; with a nonce, the proof that it is the engine of the state file."""
@@ -173,10 +177,24 @@ class _Routes:
         return GenerationResponse(work, shape, options, wanted.validate, service.activity)
 
     async def _parsed(self, kind: type[R], request: Request) -> R:
-        body = await _body(request, self._max_body_bytes)
+        body = await _body(request, self._max_body_bytes(kind))
         if len(body) < INLINE_BYTES:
-            return parse(kind, body)
-        return await anyio.to_thread.run_sync(parse, kind, body)
+            return self._understood(kind, body)
+        return await anyio.to_thread.run_sync(self._understood, kind, body)
+
+    def _understood(self, kind: type[R], body: bytes) -> R:
+        parsed = parse(kind, body)
+        refuse_long(parsed, self._limits.max_prompt_bytes)
+        return parsed
+
+    def _max_body_bytes(self, kind: type[WireModel]) -> int:
+        """What our own server may send at most: a prompt with much escaping (or one to be counted, and its reply), in
+        a chat a context of token ids and images in base64.
+        """
+        most = ENVELOPE_BYTES + 2 * self._limits.max_prompt_bytes
+        if kind is not ChatCompletionRequest:
+            return most
+        return most + self._id_bytes + self._limits.max_images * (self._limits.max_image_bytes * 4 // 3 + 1000)
 
 
 async def _ignore(fraction: float) -> None:
@@ -185,13 +203,6 @@ async def _ignore(fraction: float) -> None:
 
 def _openai_model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "gemma-mcp"}
-
-
-def _max_body_bytes(settings: Settings) -> int:
-    """What our own server may send at most: a prompt with much escaping, a context of token ids, images in base64."""
-    limits = settings.server
-    ids = 8 * settings.llamacpp.context
-    return 2 * limits.max_prompt_bytes + ids + limits.max_images * (limits.max_image_bytes * 4 // 3 + 1000)
 
 
 async def _body(request: Request, most: int) -> bytes:
