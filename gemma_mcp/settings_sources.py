@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from gemma_mcp.errors import ConfigError
+from gemma_mcp.errors import ConfigError, as_clause
 from gemma_mcp.places import HOME_VARIABLE, UNEXPANDED, Places, absolute_path, is_unset
 from gemma_mcp.settings import Settings
 
@@ -280,7 +280,7 @@ def _bad_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigEr
     found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
     why, line = (found[1], found[2]) if found else (str(error), None)
     number = line or max(1, len(list(StringIO(text))))
-    why = "a key or section is given twice" if "overwrite" in why or "twice" in why else why[0].lower() + why[1:]
+    why = "a key or section is given twice" if "overwrite" in why or "twice" in why else as_clause(why)
     return ConfigError(f"{path}:{number}", "TOML", why)
 
 
