@@ -30,6 +30,7 @@ __all__ = [
     "UnknownSessionError",
     "UnsupportedError",
     "WorkerDiedError",
+    "as_clause",
     "describe",
     "restore",
 ]
@@ -279,3 +280,8 @@ def restore(data: Mapping[str, object]) -> GemmaError:
         except TypeError:
             pass  # the other side is of another version
     return RemoteError(str(data.get("message") or "The engine reported an error."), str(data.get("hint") or ""))
+
+
+def as_clause(sentence: str) -> str:
+    """What another library says, as the second half of one of our sentences. Abbreviations such as EOF stay as are."""
+    return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]

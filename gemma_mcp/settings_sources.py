@@ -17,8 +17,8 @@ from typing import Any, Literal, cast, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from gemma_mcp.errors import ConfigError
-from gemma_mcp.places import HOME_VARIABLE, Places
+from gemma_mcp.errors import ConfigError, as_clause
+from gemma_mcp.places import HOME_VARIABLE, UNEXPANDED, Places, absolute_path, is_unset
 from gemma_mcp.settings import Settings
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
 
 CONFIG_VARIABLE = "GEMMA_MCP_CONFIG"
 PREFIX = "GEMMA_MCP_"
-UNEXPANDED = re.compile(r"\$\{[^{}]*\}")
 SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 SHOWN_CHARACTERS = 60
 """A wrong value is quoted in its error up to here; it may be anything that somebody pasted."""
@@ -134,12 +133,9 @@ def _defaults_file() -> Path:
 def _user_file(environ: Mapping[str, str], places: Places) -> tuple[Path, bool]:
     """The user's file, and whether it has to exist: yes when the environment names it."""
     named = environ.get(CONFIG_VARIABLE, "")
-    if _is_unset(named):
+    if is_unset(named):
         return places.config_file, False
-    path = Path(named).expanduser()
-    if not path.is_absolute():
-        raise ConfigError("environment", CONFIG_VARIABLE, f"{named!r} is not an absolute path")
-    return path, True
+    return absolute_path(CONFIG_VARIABLE, named), True
 
 
 def _read_file(path: Path, kind: Literal["default", "file"], *, must_exist: bool) -> _Layer:
@@ -184,7 +180,7 @@ def _read_environment(environ: Mapping[str, str]) -> _Layer:
     keys = {variable(key): key for key in setting_types()}
     layer: _Layer = {}
     for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name in (HOME_VARIABLE, CONFIG_VARIABLE) or _is_unset(text):
+        if not name.startswith(PREFIX) or name in (HOME_VARIABLE, CONFIG_VARIABLE) or is_unset(text):
             continue
         if name not in keys:
             raise _unknown(name, Origin("environment", "environment"), list(keys))
@@ -201,11 +197,6 @@ def _read_flags(overrides: Mapping[str, str]) -> _Layer:
         if not UNEXPANDED.fullmatch(text):
             layer[key] = _Given(_from_text(key, text, origin), origin)
     return layer
-
-
-def _is_unset(text: str) -> bool:
-    """Clients pass on an empty value, or the `${VAR}` of their own configuration, when they have nothing to put in."""
-    return not text.strip() or UNEXPANDED.fullmatch(text.strip()) is not None
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -289,7 +280,7 @@ def _bad_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigEr
     found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
     why, line = (found[1], found[2]) if found else (str(error), None)
     number = line or max(1, len(list(StringIO(text))))
-    why = "a key or section is given twice" if "overwrite" in why or "twice" in why else why[0].lower() + why[1:]
+    why = "a key or section is given twice" if "overwrite" in why or "twice" in why else as_clause(why)
     return ConfigError(f"{path}:{number}", "TOML", why)
 
 

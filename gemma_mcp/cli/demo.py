@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +26,6 @@ __all__ = ["demo"]
 MODEL_VARIABLE = "GEMMA_MCP_MODEL_DEFAULT"
 LINE_CHARACTERS = 110
 """Of the line on where an answer came from, after the first one."""
-
-END_SECONDS = 15.0
-"""How long an engine may take to end; it does so at once unless a model is being loaded."""
 
 NEXT = """\
 Add it to Claude Code:
@@ -96,7 +93,6 @@ def _environment(given: Invocation, model: str, home: Path, project: Path) -> di
 async def _own_engine(environment: Mapping[str, str]) -> AsyncGenerator[None]:
     """Whatever happens inside, the engine that the demo's server started is stopped in the end."""
     import anyio
-    import anyio.to_thread
 
     from gemma_mcp.client.pool import EnginePool
     from gemma_mcp.places import Places
@@ -108,18 +104,7 @@ async def _own_engine(environment: Mapping[str, str]) -> AsyncGenerator[None]:
     finally:
         with anyio.CancelScope(shield=True):
             async with EnginePool(load_settings(environment).settings, places) as pool:
-                status = await pool.running()
                 await pool.stop()
-            if status:
-                await anyio.to_thread.run_sync(_wait_for_end, status.pid)
-
-
-def _wait_for_end(pid: int) -> None:
-    """Its files are removed next, which Windows refuses while it lives."""
-    import psutil
-
-    with suppress(psutil.Error):
-        psutil.Process(pid).wait(END_SECONDS)
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ def run(given: Invocation) -> None:
 @overriding
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
-    """Say whether an engine runs, and what it holds. The exit code is 1 if none runs."""
+    """Say whether an engine runs, and what it holds. The exit code is 1 if none runs, or none answers."""
     found = _ask(context, lambda pool: pool.running())
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(found), indent=2))

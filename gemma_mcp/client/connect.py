@@ -34,7 +34,9 @@ from gemma_mcp.wire import WIRE_VERSION
 __all__ = ["Connector"]
 
 HANDSHAKE_SECONDS = 5.0
-"""An engine answers at once; one that does not within this time hangs."""
+"""An engine answers at once; one that does not within this time hangs, or the machine is very busy."""
+END_SECONDS = 15.0
+"""How long an engine may take from its last request to its end: models are unloaded, a worker that hangs is killed."""
 POLL_SECONDS = 0.05
 START_ATTEMPTS = 2
 
@@ -78,7 +80,7 @@ class Connector:
                 await self._drain(state)
                 state = None
             if state is None:
-                await self._refuse_beside_hung()
+                await self.refuse_silent()
             return state or await self._start()
 
     async def _proves(self, state: EngineState) -> bool:
@@ -92,10 +94,49 @@ class Connector:
         expected = proof(state.token, nonce)
         return health.proof is not None and hmac.compare_digest(health.proof.encode(), expected.encode())
 
-    async def kill_hung(self) -> bool:
-        """End an engine that is there but does not answer. False when there is none."""
+    async def kill_silent(self) -> bool:
+        """End an engine that is there but does not answer. False when there is none. Raises RemoteError."""
+        state = await self._silent()
+        if state is None:
+            return False
+        await self._kill(state)
+        return True
+
+    async def refuse_silent(self) -> None:
+        """Raise RemoteError when there is an engine that does not answer: it keeps its lock, so none can start."""
+        state = await self._silent()
+        if state is None:
+            return
+        why = f"did not answer within {HANDSHAKE_SECONDS:g} seconds"
+        if read_state(self._places) is None:
+            why = f"cannot be trusted: others may read or write {state_path(self._places)}"
+        raise RemoteError(
+            f"The engine (process {state.pid}) is running, but {why}.",
+            "Try again if the machine is busy; `gemma-mcp engine stop` ends it, and the next call starts a new one.",
+        )
+
+    async def _silent(self) -> EngineState | None:
+        """Of an engine that lives; whoever asks has just had no answer from it."""
         state = read_state(self._places, trusted=False)
-        return state is not None and await anyio.to_thread.run_sync(kill_engine, state, self._places)
+        if state is None or not await self._lives(state):
+            return None
+        return state
+
+    async def _lives(self, state: EngineState) -> bool:
+        return await anyio.to_thread.run_sync(engine_lives, state, self._places)
+
+    async def _kill(self, state: EngineState) -> None:
+        if not await anyio.to_thread.run_sync(kill_engine, state, self._places):
+            raise RemoteError(f"The engine (process {state.pid}) could not be ended.", "End that process by hand.")
+
+    async def ended(self, state: EngineState) -> None:
+        """Return when the process of an engine that was told to end is gone. One that stays is killed."""
+        await self.gone(state)
+        with anyio.move_on_after(END_SECONDS):
+            while await self._lives(state):  # noqa: ASYNC110 (another process that ends tells no event)
+                await anyio.sleep(POLL_SECONDS)
+            return
+        await self._kill(state)
 
     async def gone(self, state: EngineState) -> None:
         """Return when the engine takes no more requests, or does not seem to obey."""
@@ -113,19 +154,6 @@ class Connector:
         with contextlib.suppress(httpx2.TransportError):  # gone by itself
             await self._http.post(f"{state.url}/shutdown", params={"drain": "1"}, headers=headers)
         await self.gone(state)
-
-    async def _refuse_beside_hung(self) -> None:
-        """An engine that lives without being reachable keeps its lock, so no other one would start."""
-        state = read_state(self._places, trusted=False)
-        if state is None or not await anyio.to_thread.run_sync(engine_lives, state, self._places):
-            return
-        why = "does not answer"
-        if read_state(self._places) is None:
-            why = f"cannot be trusted: others may read or write {state_path(self._places)}"
-        raise RemoteError(
-            f"The engine (process {state.pid}) is running already and {why}.",
-            "`gemma-mcp engine stop` ends it, and the next call starts a new one.",
-        )
 
     async def _start(self) -> EngineState:
         """Once more for an engine that ended without a word: something killed it."""

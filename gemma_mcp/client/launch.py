@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,8 +23,16 @@ __all__ = ["EngineProcess", "engine_lives", "kill_engine", "launch", "output_pat
 
 MODULE = "gemma_mcp.engine.main"
 
+BY_HAND = ("engine", "run")
+"""What the command line of an engine holds that the user started: `gemma-mcp engine run`."""
+
 KILL_SECONDS = 10.0
 """How long a killed process may take to vanish."""
+
+REAP_SECONDS = 1.0
+"""How long the parent of a killed process may take to notice."""
+
+POLL_SECONDS = 0.05
 
 
 def output_path(places: Places) -> Path:
@@ -65,15 +76,26 @@ def engine_lives(state: EngineState, places: Places) -> bool:
 
 
 def kill_engine(state: EngineState, places: Places) -> bool:
-    """End an engine that does not answer, if the process of that number is still it. Its workers follow it."""
+    """End an engine that does not answer, if the process of that number is still it. Its workers follow it.
+
+    Returns whether it is gone.
+    """
     process = _engine_process(state, places)
     if process is None:
-        return False
+        return True
     try:
         process.kill()
-        process.wait(KILL_SECONDS)
+    except psutil.NoSuchProcess:
+        return True
     except (psutil.Error, OSError):
         return False
+    deadline = time.monotonic() + KILL_SECONDS
+    while engine_lives(state, places):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    with suppress(psutil.Error):  # one that its parent never asks about stays in the list of processes
+        process.wait(REAP_SECONDS)
     return True
 
 
@@ -81,10 +103,14 @@ def _engine_process(state: EngineState, places: Places) -> psutil.Process | None
     """Known by its command and its working folder: the time of its start changes with the clock."""
     try:
         process = psutil.Process(state.pid)
-        ours = MODULE in process.cmdline() and Path(process.cwd()).samefile(places.state)
+        ours = _is_engine(process.cmdline()) and Path(process.cwd()).samefile(places.state)
     except (psutil.Error, OSError):
         return None
     return process if ours else None
+
+
+def _is_engine(command: Sequence[str]) -> bool:
+    return MODULE in command or BY_HAND in pairwise(command)
 
 
 def launch(settings: Settings, places: Places, environ: Mapping[str, str]) -> EngineProcess:

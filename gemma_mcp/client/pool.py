@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from types import TracebackType
 from typing import Any
 
+import anyio
 import httpx2
 import msgspec
 from pydantic import ValidationError
@@ -81,25 +82,31 @@ class EnginePool:
         return TokenCounts.model_validate_json(response.content)
 
     async def running(self) -> EngineStatus | None:
-        """The engine that is running; None when there is none. Never starts one."""
+        """The engine that is running; None when there is none. Never starts one.
+
+        Raises RemoteError when there is one that does not answer.
+        """
         state = await self._connector.find()
         if state is None:
+            await self._connector.refuse_silent()
             return None
         status = msgspec.convert(await self._get(state, "/status"), EngineStatus)
         same = self._connector.same_settings(status.fingerprint)
         return msgspec.structs.replace(status, same_settings=same)
 
     async def stop(self, *, drain: bool = False) -> bool:
-        """End the engine, with `drain` after the requests that are under way. False when there is none.
+        """End the engine and its process; with `drain` return when it takes no more requests. False when there is none.
 
-        One that does not answer is killed, if the process that the state file names is an engine.
+        One that does not answer is killed, if the process that the state file names is an engine. Raises RemoteError
+        when it cannot be ended.
         """
         state = await self._connector.find()
         if state is None:
-            return await self._connector.kill_hung()
+            return await self._connector.kill_silent()
         query = {"drain": "1"} if drain else {}
-        await self._ask("POST", state, "/shutdown", query)
-        await self._connector.gone(state)
+        with anyio.move_on_after(CONNECT_SECONDS):  # one that hangs just now is killed in the end
+            await self._ask("POST", state, "/shutdown", query)
+        await (self._connector.gone(state) if drain else self._connector.ended(state))
         return True
 
     async def _get(self, state: EngineState, path: str) -> Any:

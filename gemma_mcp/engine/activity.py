@@ -11,13 +11,13 @@ __all__ = ["Activity"]
 
 
 class Activity:
-    """Counts requests under way. `ended` is set when the engine is to end."""
+    """Counts requests under way. `ended` is set when the engine is to end, `stopped` if it is to end at once."""
 
     def __init__(self) -> None:
         self._scopes: set[anyio.CancelScope] = set()
         self._changed = anyio.Event()
-        self._stopped = False
         self.ended = anyio.Event()
+        self.stopped = anyio.Event()
 
     @asynccontextmanager
     async def request(self) -> AsyncGenerator[None]:
@@ -38,7 +38,7 @@ class Activity:
         """End the engine: with `drain` after the requests under way, without it they end now."""
         self.ended.set()
         if not drain:
-            self._stopped = True
+            self.stopped.set()
             for scope in list(self._scopes):
                 scope.cancel()
 
@@ -59,5 +59,5 @@ class Activity:
         self._changed = anyio.Event()
 
     def _refuse_if_stopped(self) -> None:
-        if self._stopped:
+        if self.stopped.is_set():
             raise CapacityError("The engine was stopped.", "Call again to start a new one.")

@@ -16,12 +16,11 @@ import gemma_mcp
 from gemma_mcp.engine.answers import GenerationResponse
 from gemma_mcp.engine.generation import Call, Render, chat_prompt, completion_prompt, generate
 from gemma_mcp.engine.guard import Counted, Guarded, error_response, json_response
-from gemma_mcp.engine.intake import logprobs_of, messages_of, parse, wanted_of
+from gemma_mcp.engine.intake import logprobs_of, messages_of, parse, refuse_long, wanted_of
 from gemma_mcp.engine.metrics import CONTENT_TYPE
 from gemma_mcp.engine.replies import Kind, Shape
 from gemma_mcp.engine.service import Service
 from gemma_mcp.errors import GemmaError, RequestError
-from gemma_mcp.settings import Settings
 from gemma_mcp.state import NONCE_CHARACTERS, Health, proof
 from gemma_mcp.wire import (
     WIRE_VERSION,
@@ -29,6 +28,7 @@ from gemma_mcp.wire import (
     CompletionRequest,
     TokenCountRequest,
     TokenCounts,
+    WireModel,
 )
 
 __all__ = ["build_app"]
@@ -37,6 +37,9 @@ R = TypeVar("R", ChatCompletionRequest, CompletionRequest, TokenCountRequest)
 
 INLINE_BYTES = 100_000
 """Longer bodies are parsed in a thread, so that they hold up nobody's tokens."""
+
+ENVELOPE_BYTES = 16_384
+"""Room for what stands around the texts and images of a request."""
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -88,7 +91,8 @@ class _Routes:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._max_body_bytes = _max_body_bytes(service.settings)
+        self._limits = service.settings.server
+        self._id_bytes = 8 * service.settings.llamacpp.context
 
     async def health(self, request: Request) -> Response:
         """Whether it is there; with a nonce, the proof that it is the engine of the state file."""
@@ -116,23 +120,26 @@ class _Routes:
     async def models(self, request: Request) -> Response:
         """OpenAI's list; what we know beyond that stands under `gemma`."""
         loaded = {resident.spec.name: resident.card for resident in self._service.residency.residents()}
-        cards = [loaded.get(card.model, card) for card in await self._service.specs.cards()]
+        async with self._service.activity.request():
+            cards = [loaded.get(card.model, card) for card in await self._service.specs.cards()]
         data = [{**_openai_model(card.model), "gemma": card.model_dump()} for card in cards]
         return json_response({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        spec = await self._service.specs.find(request.path_params["name"])
+        async with self._service.activity.request():
+            spec = await self._service.specs.find(request.path_params["name"])
         return json_response(_openai_model(spec.name))
 
     async def count(self, request: Request) -> Response:
         """How many tokens texts have."""
         asked = await self._parsed(TokenCountRequest, request)
         service = self._service
-        spec = await service.specs.find(asked.model)
-        async with service.activity.request(), service.residency.lease(spec, _ignore) as resident:
-            counts = await resident.model.count(asked.texts)
-            length = resident.model.info.context_length
+        async with service.activity.request():
+            spec = await service.specs.find(asked.model)
+            async with service.residency.lease(spec, _ignore) as resident:
+                counts = await resident.model.count(asked.texts)
+                length = resident.model.info.context_length
         return json_response(TokenCounts(model=spec.name, context_length=length, counts=tuple(counts)).model_dump())
 
     async def chat(self, request: Request) -> GenerationResponse:
@@ -161,18 +168,33 @@ class _Routes:
     ) -> GenerationResponse:
         """All that can be refused without the model is refused here, at the door."""
         service = self._service
-        spec = await service.specs.find(options.model)
-        wanted = await anyio.to_thread.run_sync(wanted_of, options)
+        async with service.activity.request():
+            spec = await service.specs.find(options.model)
+            wanted = await anyio.to_thread.run_sync(wanted_of, options)
         call = Call(options, render, wanted, max_tokens, logprobs_of(options), received)
         work = partial(generate, call, spec, service.residency, service.metrics)
         shape = Shape(kind, spec.name, stream=options.stream, tokens=options.return_tokens)
         return GenerationResponse(work, shape, options, wanted.validate, service.activity)
 
     async def _parsed(self, kind: type[R], request: Request) -> R:
-        body = await _body(request, self._max_body_bytes)
+        body = await _body(request, self._max_body_bytes(kind))
         if len(body) < INLINE_BYTES:
-            return parse(kind, body)
-        return await anyio.to_thread.run_sync(parse, kind, body)
+            return self._understood(kind, body)
+        return await anyio.to_thread.run_sync(self._understood, kind, body)
+
+    def _understood(self, kind: type[R], body: bytes) -> R:
+        parsed = parse(kind, body)
+        refuse_long(parsed, self._limits.max_prompt_bytes)
+        return parsed
+
+    def _max_body_bytes(self, kind: type[WireModel]) -> int:
+        """What our own server may send at most: a prompt with much escaping (or one to be counted, and its reply), in
+        a chat a context of token ids and images in base64.
+        """
+        most = ENVELOPE_BYTES + 2 * self._limits.max_prompt_bytes
+        if kind is not ChatCompletionRequest:
+            return most
+        return most + self._id_bytes + self._limits.max_images * (self._limits.max_image_bytes * 4 // 3 + 1000)
 
 
 async def _ignore(fraction: float) -> None:
@@ -181,13 +203,6 @@ async def _ignore(fraction: float) -> None:
 
 def _openai_model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "gemma-mcp"}
-
-
-def _max_body_bytes(settings: Settings) -> int:
-    """What our own server may send at most: a prompt with much escaping, a context of token ids, images in base64."""
-    limits = settings.server
-    ids = 8 * settings.llamacpp.context
-    return 2 * limits.max_prompt_bytes + ids + limits.max_images * (limits.max_image_bytes * 4 // 3 + 1000)
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -98,7 +98,12 @@ async def _leased(
     lease: AbstractAsyncContextManager[Resident] = residency.lease(spec, on_loading)
     with anyio.move_on_after(call.seconds_left()):
         return await stack.enter_async_context(lease)
-    done = residency.loading().get(spec.name, 0.0)
+    done = residency.loading().get(spec.name)
+    if done is None:
+        raise DeadlineError(
+            f"Time was up before the model {spec.name!r} could take the request.",
+            "Allow more seconds, or try again when less is going on.",
+        )
     raise DeadlineError(
         f"Time was up while the model {spec.name!r} was being loaded ({done:.0%} done).",
         "It goes on loading: try again in a moment.",

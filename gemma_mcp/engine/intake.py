@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gemma_mcp.chat.messages import Message, Part
-from gemma_mcp.errors import InputRefusedError, RequestError
+from gemma_mcp.errors import InputRefusedError, RequestError, as_clause
 from gemma_mcp.schemas import ReplyValidator, check_schema
 from gemma_mcp.types import Grammar, Media, ModelInfo, Sampling, Text, Tokens
 from gemma_mcp.wire import (
@@ -25,7 +25,7 @@ from gemma_mcp.wire import (
     WireModel,
 )
 
-__all__ = ["Wanted", "logprobs_of", "messages_of", "parse", "sampling_of", "stops_of", "wanted_of"]
+__all__ = ["Wanted", "logprobs_of", "messages_of", "parse", "refuse_long", "sampling_of", "stops_of", "wanted_of"]
 
 R = TypeVar("R", bound=WireModel)
 
@@ -44,6 +44,25 @@ def parse(kind: type[R], body: bytes) -> R:
         return kind.model_validate_json(body)
     except ValidationError as error:
         raise _explained(error, kind) from None
+
+
+def refuse_long(request: WireModel, most: int) -> None:
+    """Raise InputRefusedError for texts of more than `most` bytes: taking them apart would take minutes."""
+    texts: list[str] = []
+    if isinstance(request, CompletionRequest):
+        texts = [request.prompt, request.suffix or ""]
+    elif isinstance(request, ChatCompletionRequest):
+        texts = [text for message in request.messages for text in _texts(message)]
+    size = sum(len(text.encode()) for text in texts)
+    if size > most:
+        why = f"it has {size:,} bytes with everything in it, more than the {most:,} that are allowed"
+        raise InputRefusedError("prompt", why, "Send less, or raise server.max_prompt_bytes.")
+
+
+def _texts(message: ChatMessage) -> list[str]:
+    if isinstance(message.content, str):
+        return [message.content]
+    return [part.text for part in message.content if not isinstance(part, ImagePart)]
 
 
 def _explained(error: ValidationError, kind: type[WireModel]) -> RequestError:
@@ -75,8 +94,7 @@ def _is_field(part: str) -> bool:
 
 
 def _reason(details: ErrorDetails) -> str:
-    text = details["msg"].removeprefix("Invalid JSON: ")
-    return text[:1].lower() + text[1:]
+    return as_clause(details["msg"].removeprefix("Invalid JSON: "))
 
 
 def _suggestion(name: str, kind: type[WireModel], place: str) -> str:

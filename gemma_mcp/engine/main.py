@@ -5,6 +5,8 @@ import os
 import secrets
 import socket
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 
@@ -40,6 +42,13 @@ LOCK_SECONDS = 3.0
 """An engine that is being replaced gives up its lock within a tenth of a second."""
 
 
+STOP_SECONDS = 2.0
+"""How long requests may take to say that the engine was stopped. A client that does not read could take for ever."""
+
+THREAD_SECONDS = 1.0
+"""How long threads may go on when all else has ended. One may be stuck, such as in a file on a dead network drive."""
+
+
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """Run the engine until it is told to end or has been idle for long. Returns 1 when it did not start, else 0."""
     try:
@@ -52,13 +61,31 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def run_engine(settings: Settings, places: Places) -> None:
-    """Run the user's engine. Raises CapacityError when there is one already, ConfigError when its port is taken."""
+    """Run the user's engine. Raises CapacityError when there is one already, ConfigError when its port is taken.
+
+    The process moves into the state folder, by which it is known. Where a thread is stuck it does not return: the
+    process ends here.
+    """
     with engine_log(places, settings.engine) as log:
         try:
+            os.chdir(private_folder(places.state))
             _run_alone(settings, places, log)
         except GemmaError as error:
             log.error("The engine does not start: %s", error)
             raise
+        stuck = _stuck_threads()
+        if stuck:
+            log.warning("Threads that do not end are left behind: %s", ", ".join(stuck))
+            os._exit(0)
+
+
+def _stuck_threads() -> list[str]:
+    """The names of the threads that Python would wait for at its end, and that do not end by themselves."""
+    deadline = time.monotonic() + THREAD_SECONDS
+    others = [one for one in threading.enumerate() if one is not threading.current_thread() and not one.daemon]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread.name for thread in others if thread.is_alive()]
 
 
 def _run_alone(settings: Settings, places: Places, log: logging.Logger) -> None:
@@ -118,6 +145,9 @@ class _Engine:
     async def _end_when_told(self, service: Service, server: EngineServer) -> None:
         await service.activity.ended.wait()
         server.end()
+        await service.activity.stopped.wait()
+        await anyio.sleep(STOP_SECONDS)
+        server.cut()
 
     async def _keep_state(self) -> None:
         """Write the state file again when somebody has spoiled or removed it."""

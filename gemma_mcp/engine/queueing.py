@@ -112,7 +112,14 @@ class Intake:
                 return await self._accept(request, submitted)
         finally:
             self._arriving -= 1
-        raise DeadlineError("Time was up while the model was being prepared.", "Try again: it goes on loading.")
+        raise self._not_accepted()
+
+    def _not_accepted(self) -> DeadlineError:
+        if self._executor is None or not self._executor.alive:
+            return DeadlineError("Time was up while the model was loaded again.", "Try again: it goes on loading.")
+        return DeadlineError(
+            "Time was up before the prompt was taken apart.", "Allow more seconds, or try again when less is going on."
+        )
 
     async def _accept(self, request: GenerationRequest, submitted: float) -> Job:
         executor, prompt = await self._encode(request)

@@ -62,6 +62,14 @@ class EngineServer(uvicorn.Server):
         """Stop listening, and return from `serve` when the requests under way are done."""
         self.should_exit = True
 
+    def cut(self) -> None:
+        """Drop the requests that are still under way, whatever they wait for, and the connections of all clients."""
+        self.force_exit = True
+        for task in self.server_state.tasks:
+            task.cancel()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         """A signal ends the serving only (uvicorn would raise it again afterwards); the process then cleans up."""

@@ -27,11 +27,11 @@ class Specs:
 
     async def find(self, name: str) -> ModelSpec:
         """The model's files. Raises UnknownModelError, InputRefusedError, LoadFailedError."""
-        return await anyio.to_thread.run_sync(self._find, name)
+        return await anyio.to_thread.run_sync(self._find, name, abandon_on_cancel=True)  # a dead drive answers never
 
     async def cards(self) -> list[ModelCard]:
         """All models that can be asked for. The notice of a broken one says what is wrong with it."""
-        names = await anyio.to_thread.run_sync(known_models, self._settings, self._places)
+        names = await anyio.to_thread.run_sync(known_models, self._settings, self._places, abandon_on_cancel=True)
         return [await self._card(name) for name in names]
 
     def _find(self, name: str) -> ModelSpec:

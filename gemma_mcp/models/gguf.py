@@ -6,6 +6,7 @@ against bounds that real models stay far below. Format: `docs/gguf.md` of the gg
 
 import math
 import os
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ MAX_STRINGS = 4_000_000
 KEPT_ELEMENTS = 1024
 STRING, ARRAY = 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""A fifo that takes the file's place in the last moment must not block us."""
 
 Scalar = str | int | float | bool
 
@@ -173,18 +177,25 @@ class Reader:
 def read_header(path: Path) -> GgufHeader:
     """The header of the GGUF file at `path`.
 
-    Raises LoadFailedError when there is no such file, when it is something else than GGUF, damaged, or shorter than
-    its own index of tensors says (a download that was cut off).
+    Raises LoadFailedError when there is no such file, when it is something else than GGUF (a fifo, a device), damaged,
+    or shorter than its own index of tensors says (a download that was cut off).
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return _read(Reader(file, size))
+        _check_regular(path, path.stat())  # before it is opened: that alone has effects on some devices
+        with os.fdopen(os.open(path, OPEN_FLAGS), "rb") as file:
+            status = os.fstat(file.fileno())
+            _check_regular(path, status)
+            return _read(Reader(file, status.st_size))
     except Malformed as error:
         raise LoadFailedError(str(path), str(error), "Download the file again.") from error
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise LoadFailedError(str(path), why, "Check that the path is right and the file readable.") from error
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise LoadFailedError(str(path), "it is not a regular file", "Check that the path names a GGUF file.")
 
 
 def _read(reader: Reader) -> GgufHeader:

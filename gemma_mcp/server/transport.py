@@ -4,16 +4,25 @@ Neither stream is on descriptor 0 or 1: these stay diverted as long as the proce
 can reach the wire.
 """
 
+import math
 import os
 import threading
+from contextlib import suppress
+from functools import partial
 from io import BufferedReader, BufferedWriter, FileIO, RawIOBase, TextIOWrapper
 from typing import Any
 
 import anyio
+import anyio.from_thread
+from anyio.abc import ObjectReceiveStream
 from mcp.server import MCPServer
 from mcp.server.stdio import stdio_server
+from mcp.shared._stream_protocols import WriteStream
+from mcp.shared.message import SessionMessage
+from mcp.types import ErrorData, JSONRPCError
 
-from gemma_mcp.server.lines import RequestLines
+from gemma_mcp.engine.background import background
+from gemma_mcp.server.lines import Refusal, RequestLines
 
 __all__ = ["Pressure", "serve_pipes"]
 
@@ -30,13 +39,26 @@ END_SECONDS = 0.3
 async def serve_pipes(server: MCPServer, source: int, sink: int) -> None:
     """Serve the client at the other ends of two descriptors until it goes."""
     pressure = Pressure()
-    lines = RequestLines(BufferedReader(_Incoming(source, pressure)))
+    refused, refusals = anyio.create_memory_object_stream[Refusal](math.inf)  # `pressure` bounds it
+    refuse = partial(anyio.from_thread.run_sync, refused.send_nowait)
+    lines = RequestLines(BufferedReader(_Incoming(source, pressure)), refuse)
     outgoing = BufferedWriter(_Outgoing(sink, pressure))
     stdin = anyio.wrap_file(TextIOWrapper(BufferedReader(lines), encoding="utf-8", errors="replace"))
     stdout = anyio.wrap_file(TextIOWrapper(outgoing, encoding="utf-8", newline="\n"))
-    async with stdio_server(stdin, stdout) as (reading, writing):
+    async with (
+        stdio_server(stdin, stdout) as (reading, writing),
+        refused,
+        background(partial(_answer, refusals, writing)),
+    ):
         inner = server._lowlevel_server  # pyright: ignore[reportPrivateUsage] - run_stdio_async takes no streams
         await inner.run(reading, writing, inner.create_initialization_options())
+
+
+async def _answer(refusals: ObjectReceiveStream[Refusal], writing: WriteStream[SessionMessage]) -> None:
+    with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+        async for refusal in refusals:
+            about = ErrorData(code=refusal.code, message=refusal.sentence)
+            await writing.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=refusal.id, error=about)))
 
 
 class Pressure:

@@ -2,10 +2,16 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 
+import psutil
 import pytest
+
+from gemma_mcp.places import Places
+from gemma_mcp.state import EngineState, read_state
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -60,3 +66,66 @@ def test_ctrl_c_ends_an_engine_quietly(own_engine: subprocess.Popen[str]) -> Non
     own_engine.send_signal(signal.SIGINT)
     assert own_engine.wait() in (0, 130)
     assert own_engine.communicate() == ("", "")
+
+
+STUCK = """
+import threading
+from gemma_mcp.engine import specs
+
+def never(*_):
+    threading.Event().wait()
+
+specs.find_model = never  # as on a network drive whose server is gone
+from gemma_mcp.cli.main import main
+main()
+"""
+
+
+ROUTES = {
+    "/v1/models": None,
+    "/v1/completions": {"model": "echo", "prompt": "hi"},
+    "/v1/tokens/count": {"model": "echo", "texts": ["hi"]},
+}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_an_engine_with_a_thread_that_is_stuck_ends_all_the_same(
+    gemma_mcp: Run, environment: dict[str, str], path: str
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", STUCK, "engine", "run"], env=environment) as engine:
+        state = _started(engine, gemma_mcp, environment)
+        connection = HTTPConnection("127.0.0.1", state.port)
+        method = "POST" if ROUTES[path] else "GET"
+        headers = {"authorization": f"Bearer {state.token}"}
+        connection.request(method, path, json.dumps(ROUTES[path]), headers)
+        threads = psutil.Process(engine.pid).num_threads
+        while threads() < 2:
+            assert engine.poll() is None
+        stopped = gemma_mcp("engine", "stop")
+        assert (stopped.stdout, stopped.stderr) == ("The engine has stopped.\n", "")
+        assert engine.poll() == 0
+        connection.close()
+    log = gemma_mcp("engine", "logs").stdout
+    assert "The engine has ended" in log
+    assert "Threads that do not end are left behind: AnyIO worker thread" in log
+    assert "Traceback" not in log
+
+
+def _started(engine: subprocess.Popen[bytes], gemma_mcp: Run, environment: dict[str, str]) -> EngineState:
+    while gemma_mcp("engine", "status").returncode != 0:
+        assert engine.poll() is None
+    state = read_state(Places.find(environment))
+    assert state is not None
+    return state
+
+
+@pytest.mark.skipif(os.name == "nt", reason="suspended processes are POSIX")
+def test_an_engine_that_does_not_answer_is_told_from_none_and_can_be_stopped(
+    gemma_mcp: Run, own_engine: subprocess.Popen[str]
+) -> None:
+    psutil.Process(own_engine.pid).suspend()
+    status = gemma_mcp("engine", "status")
+    assert (status.returncode, status.stdout) == (1, "")
+    assert f"The engine (process {own_engine.pid}) is running, but did not answer within" in status.stderr
+    assert gemma_mcp("engine", "stop").stdout == "The engine has stopped.\n"
+    assert own_engine.poll() == -signal.SIGKILL

@@ -245,6 +245,18 @@ def test_an_empty_or_unexpanded_variable_counts_as_unset(tmp_path: Path, text: s
     assert loaded.origins["engine.port"].kind == "default"
 
 
+@pytest.mark.parametrize("text", ["", "  ", "${HOME}", "${HOME:-/tmp/x}", " ${HOME} "])
+def test_the_home_folder_counts_as_unset_by_the_same_rule(text: str) -> None:
+    assert Places.find({"GEMMA_MCP_HOME": text}) == Places.find({})
+
+
+@pytest.mark.parametrize("name", ["GEMMA_MCP_HOME", "GEMMA_MCP_CONFIG"])
+@pytest.mark.parametrize("text", ["${HOME}/x", "/data/${USER}", "${A}${B}"])
+def test_a_path_that_a_client_expanded_in_part_only_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    message = refusal(tmp_path, None, {name: text})
+    assert message == f"environment: {name}: {text!r} holds a variable that was not expanded. Write the path itself."
+
+
 def test_an_unexpanded_flag_counts_as_unset(tmp_path: Path) -> None:
     assert load(tmp_path, None, None, {"engine.port": "${PORT}"}).origins["engine.port"].kind == "default"
 

@@ -66,7 +66,8 @@ async def test_a_state_file_that_is_open_to_others_is_not_believed_and_the_way_o
         assert await say(pool, "hello") == "hello"
         first = home.state().pid
         state_path(home.places).chmod(mode)
-        assert await pool.running() is None
+        with pytest.raises(RemoteError, match="others may read or write"):
+            await pool.running()
         error = await refusal(home)
         assert isinstance(error, RemoteError)
         assert "others may read or write" in error.message

@@ -254,6 +254,23 @@ async def test_a_deadline_before_any_text_is_an_error_that_says_where(tmp_path: 
                 await reply(scheduler, ask("second", deadline_seconds=0.05))
 
 
+async def test_a_deadline_before_the_prompt_is_read_does_not_speak_of_loading(monkeypatch: pytest.MonkeyPatch):
+    async def never(_: InProcess, segments: Sequence[Segment]) -> tuple[Piece, ...]:
+        await anyio.sleep_forever()
+        raise AssertionError(segments)
+
+    monkeypatch.setattr(InProcess, "encode", never)  # as a worker that was stopped
+    async with scheduled(slots=1) as (scheduler, _):
+        with pytest.raises(DeadlineError, match="before the prompt was taken apart") as caught:
+            await reply(scheduler, ask("hello", deadline_seconds=0.01))
+        assert "loading" not in caught.value.hint
+
+
+async def test_a_deadline_while_there_is_no_worker_says_that_one_is_loaded():
+    with pytest.raises(DeadlineError, match="while the model was loaded again"):
+        await reply(Scheduler(queue_limit=1, prefill_chunk=64), ask("hello", deadline_seconds=0.01))
+
+
 async def test_a_failing_pass_fails_its_requests_and_no_others():
     async with scheduled() as (scheduler, _):
         with pytest.raises(StepFailedError):

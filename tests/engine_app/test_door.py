@@ -137,10 +137,49 @@ def test_a_body_that_is_no_request_is_refused(http: httpx2.Client, body: bytes) 
     assert error_of(response)["type"] == "invalid_request_error"
 
 
+def test_an_abbreviation_keeps_its_letters(http: httpx2.Client) -> None:
+    message = str(error_of(http.post("/v1/chat/completions", content=b"{"))["message"])
+    assert "is not valid JSON: EOF while parsing" in message
+
+
 def test_a_body_that_is_too_long_is_refused(http: httpx2.Client) -> None:
     response = http.post("/v1/chat/completions", json={**CHAT, "user": "x" * 100_000})
     assert response.status_code == 413
     assert "more than" in str(error_of(response)["message"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": "echo", "prompt": "é" * 4000, "suffix": "x" * 2001}),
+        ("/v1/chat/completions", {"model": "echo", "messages": [{"role": "user", "content": "é" * 5001}]}),
+        (
+            "/v1/chat/completions",
+            {"model": "echo", "messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 10_001}]}]},
+        ),
+    ],
+)
+def test_a_prompt_of_more_bytes_than_allowed_is_refused_at_the_door(
+    http: httpx2.Client, path: str, body: dict[str, object]
+) -> None:
+    response = http.post(path, json=body)
+    assert response.status_code == 400
+    assert "more than the 10,000 that are allowed" in str(error_of(response)["message"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": "echo", "prompt": "x" * 37_000}),
+        ("/v1/tokens/count", {"model": "echo", "texts": ["x" * 5] * 9_000}),
+    ],
+)
+def test_a_body_without_images_may_be_no_longer_than_its_texts(
+    http: httpx2.Client, path: str, body: dict[str, object]
+) -> None:
+    response = http.post(path, json=body)
+    assert response.status_code == 413
+    assert "more than 36384 bytes" in str(error_of(response)["message"])
 
 
 def test_a_body_that_grows_too_long_is_refused(http: httpx2.Client) -> None:

@@ -104,7 +104,7 @@ class FuzzServer:
             params = {**params, "_meta": _modern_meta()}
         message = {"jsonrpc": "2.0", "id": identity, "method": method, "params": params}
         self.send(b"\n" + json.dumps(message).encode() + b"\n")
-        while (answer := self._next()).get("id") != identity:
+        while (answer := self.next()).get("id") != identity:
             pass
         return answer
 
@@ -121,7 +121,7 @@ class FuzzServer:
             assert "result" in answer or answer["error"]["message"], answer
         return answer
 
-    def _next(self) -> dict[str, Any]:
+    def next(self) -> dict[str, Any]:
         """The next message; every line is one, and tells nothing that it should not."""
         try:
             line = self._messages.get(timeout=SECONDS)

@@ -1,7 +1,9 @@
 """Headers of GGUF files, good and hostile."""
 
 import contextlib
+import os
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,3 +144,13 @@ def test_a_file_that_is_not_there_and_a_folder_are_clear_errors(tmp_path: Path) 
         with pytest.raises(LoadFailedError, match="could not be loaded") as caught:
             read_header(path)
         assert "Check that the path" in caught.value.hint
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo.gguf"
+    os.mkfifo(fifo)
+    for path in (fifo, Path("/dev/zero")):
+        with pytest.raises(LoadFailedError, match="it is not a regular file") as caught:
+            read_header(path)
+        assert "GGUF file" in caught.value.hint

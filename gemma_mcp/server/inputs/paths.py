@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemma_mcp.errors import InputRefusedError
+from gemma_mcp.places import is_unset
 from gemma_mcp.server.inputs.path_forms import printable, refuse_form, shorten
 from gemma_mcp.server.inputs.secret_names import SecretNames
 from gemma_mcp.settings import ServerSettings
@@ -27,7 +28,7 @@ OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLO
 def project_root(configured: str, environ: Mapping[str, str], working: Path) -> Path:
     """The folder that files are read from: the configured one, else the client's project, else the working folder."""
     client = environ.get(PROJECT_VARIABLE, "")
-    chosen = configured or ("" if client.startswith("${") else client)
+    chosen = configured or ("" if is_unset(client) else client)
     return Path(chosen).expanduser() if chosen else working
 
 

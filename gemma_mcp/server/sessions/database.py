@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gemma_mcp.errors import RequestError, SessionStoreError
+from gemma_mcp.errors import RequestError, SessionStoreError, as_clause
 from gemma_mcp.state import make_private
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _busy(path: Path) -> SessionStoreError:
 
 def _unusable(path: Path, why: str) -> SessionStoreError:
     hint = "Make the folder writable for you, or set GEMMA_MCP_HOME to one that is."
-    return SessionStoreError(str(path), why[:1].lower() + why[1:], hint)
+    return SessionStoreError(str(path), as_clause(why), hint)
 
 
 def _newer(path: Path, version: int, known: int) -> SessionStoreError:
