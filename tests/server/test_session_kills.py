@@ -1,4 +1,4 @@
-"""What is killed in the middle of a session's turn, and when: afterwards the session holds exactly what was answered."""
+"""Processes killed in the middle of a session's turn: afterwards the session holds exactly what was answered."""
 
 import signal
 import sys
@@ -93,9 +93,7 @@ def test_an_engine_that_is_killed_costs_no_more_than_the_turn_that_it_was_writin
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_worker_that_is_killed_costs_a_turn_nothing(
-    home: EngineHome, project: Path, gate: Path, moment: str
-) -> None:
+def test_a_worker_that_is_killed_costs_a_turn_nothing(home: EngineHome, project: Path, gate: Path, moment: str) -> None:
     with serving(home.environ, project) as server:
         server.start()
         session = begun(server, 1)
