@@ -15,7 +15,7 @@ from gemma_mcp.testing.engines import EngineHome
 
 SERVE = [sys.executable, "-m", "gemma_mcp"]
 
-SECONDS = 30
+SECONDS = 60
 """After which a test gives up on a process."""
 
 

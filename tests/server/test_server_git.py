@@ -125,7 +125,7 @@ async def test_secrets_in_a_merge_of_a_larger_repository_are_left_out(
             git(top, "checkout", "--quiet", "-b", "side", "HEAD~1")
         elif branch == "both":
             git(top, "merge", "--quiet", "--no-commit", "--strategy", "ours", "main")
-        write(top, {name: f"PASSWORD {branch}\n" for name in secrets} | {"project/a.txt": f"{branch}\n"})
+        write(top, dict.fromkeys(secrets, f"PASSWORD {branch}\n") | {"project/a.txt": f"{branch}\n"})
         commit(top, branch)
     text = await shown(connect, engines, "git:show HEAD")
     assert "++both" in text
