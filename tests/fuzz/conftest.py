@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 
 import pytest
-from fuzz_server import FuzzServer, Tree
+from fuzz_server import FuzzServer
+from fuzz_trees import Tree
 
 from gemma_mcp.testing.engines import EngineHome
 
@@ -35,10 +36,22 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     return Tree.plant(tmp_path_factory.mktemp("fuzz-tree"))
 
 
+@pytest.fixture(params=[False, True], ids=["repository", "repository above"])
+def git_server(
+    request: pytest.FixtureRequest, fuzz_home: EngineHome, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FuzzServer]:
+    """A server for a project with a history of its own, or as a part of a larger one."""
+    tree = Tree.plant(tmp_path_factory.mktemp("fuzz-git"), repository_above=request.param)
+    yield from _serving(request, FuzzServer(fuzz_home, tree))
+
+
 @pytest.fixture(params=[True], ids=["2025-11-25"])
 def server(request: pytest.FixtureRequest, fuzz_home: EngineHome, tree: Tree) -> Iterator[FuzzServer]:
     """One server for a whole test: what one example breaks, the next ones find."""
-    server = FuzzServer(fuzz_home, tree, handshake=request.param)
+    yield from _serving(request, FuzzServer(fuzz_home, tree, handshake=request.param))
+
+
+def _serving(request: pytest.FixtureRequest, server: FuzzServer) -> Iterator[FuzzServer]:
     yield server
     if request.node.stash.get(FAILED, False):
         server.kill()

@@ -3,14 +3,13 @@
 import base64
 import contextlib
 import json
-import os
 import queue
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from fuzz_trees import CANARY, Tree
 
 from gemma_mcp.testing.engines import EngineHome
 from gemma_mcp.testing.errors import INSIDE, assert_plain_text
@@ -18,34 +17,7 @@ from gemma_mcp.testing.errors import INSIDE, assert_plain_text
 SECONDS = 60
 """After which a server that does not answer counts as hung."""
 
-CANARY = "canary-7f3e9b1c"
-"""Stands in every place that no tool may read."""
-
 ERA = "2026-07-28"
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A project with canaries around it, and ways to them that look harmless."""
-
-    project: Path
-    outside: Path
-
-    @classmethod
-    def plant(cls, folder: Path) -> "Tree":
-        tree = cls(folder / "project", folder / "outside")
-        for place in (tree.outside, folder / "project-evil", folder):
-            place.mkdir(parents=True, exist_ok=True)
-            (place / "canary.txt").write_text(CANARY, encoding="utf-8")
-        (tree.project / "src").mkdir(parents=True)
-        (tree.project / "a.txt").write_text("one\ntwo\nthree\n", encoding="utf-8")
-        (tree.project / "src" / "b.py").write_text("print('b')\n", encoding="utf-8")
-        if sys.platform != "win32":
-            (tree.project / "link.txt").symlink_to(tree.outside / "canary.txt")
-            (tree.project / "folder").symlink_to(tree.outside)
-            (tree.project / "src" / "up").symlink_to("..")
-            os.mkfifo(tree.project / "fifo")
-        return tree
 
 
 class FuzzServer:

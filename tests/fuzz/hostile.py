@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fuzz_server import Tree
+from fuzz_trees import SECRETS, Tree
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -141,7 +141,8 @@ PIECES = (
     "project-evil", "~", "$HOME", "%2e%2e", "%2f", "\0", "file://", "C:", "\\\\?\\", "\\\\host\\share", "NUL", "CON",
     ":1-5", ":0", ":999999999", "::$DATA", "**", "*", "?", "[a-z]*", "{a,b}", "git:diff", "git:diff --staged",
     "git:show HEAD:", "git:show --no-index /dev/null ", "/dev/stdin", "/dev/zero", "/proc/self/environ",
-    "/proc/self/cwd", "/proc/self/root", "/etc/passwd",
+    "/proc/self/cwd", "/proc/self/root", "/etc/passwd", "harmless.txt", "build", ".git", "config", "HEAD", "sub",
+    ".ssh",
     "\uff0e\uff0e", "\u2024\u2024", "\u202e", " ", "\n", "-", "--", "@", "'", '"',
 )  # fmt: skip
 
@@ -151,6 +152,40 @@ def paths(tree: Tree) -> st.SearchStrategy[str]:
     pieces = st.one_of(st.sampled_from((*PIECES, str(tree.outside), str(tree.project))), st.text(max_size=8))
     joined = st.tuples(st.sampled_from(("", "/", "\\", "/../")), st.lists(pieces, min_size=1, max_size=6))
     return joined.map(lambda parts: parts[0].join(parts[1]))
+
+
+# --- git ------------------------------------------------------------------------------------------------------
+
+REVISIONS = (
+    "HEAD", "HEAD~1", "HEAD~2", "HEAD~3", "HEAD^2", "HEAD~1^2", "@", "@{1}", "HEAD@{1}", "main", "side", "v1", "stash",
+    "stash@{0}", "stash^2", "stash^3", "stash^{tree}", "main^{tree}", "refs/stash", "ORIG_HEAD", ":0", ":1", ":/first",
+    "HEAD:", "HEAD^{/first}", "HEAD^!", "HEAD^@", "--all", "-p", "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+)  # fmt: skip
+ANY_PATHS = (
+    *SECRETS, ".ENV", "./.env", "src/../.env", ".env/", ".env ", "a.txt", ".", "..", "", "*", "**", ":", ":(top)", ":/",
+    ":!a.txt", ":(exclude)a.txt", ":^a.txt", ":(icase).ENV", ":(glob)**/*", ":(attr:x)", ":(literal).env", "?env",
+    ".en[v]",
+    "../outside/canary.txt", "../outside", "../project/.env", "project/.env", "outside/canary.txt", "link.txt",
+    "harmless.txt", "folder/canary.txt", ".git/config", "src", "sub", "sub/.ssh", "'.env'", "\".env\"", ".en\\v",
+)  # fmt: skip
+GIT_OPTIONS = (
+    "--staged", "--cached", "--no-index", "--output=x", "-O.env", "--ext-diff", "--textconv", "-M", "-C",
+    "--find-copies-harder", "--word-diff", "-S", "--relative=..", "--no-relative", "-R", "--text", "-a", "--cc", "-m",
+)  # fmt: skip
+
+
+def git_specs() -> st.SearchStrategy[str]:
+    """Entries of the grammar with revisions and paths that lead to secrets, and things that are nearly of it."""
+    revisions, some_paths = st.sampled_from(REVISIONS), st.sampled_from(ANY_PATHS)
+    between = st.sampled_from(("..", "...", " ", "^"))
+    ranges = st.one_of(st.just(""), revisions, st.tuples(revisions, between, revisions).map("".join))
+    flags = st.one_of(st.just(""), st.sampled_from(("--staged", "--cached")), st.sampled_from(GIT_OPTIONS))
+    narrowed = st.lists(some_paths, max_size=3).map(lambda names: f"-- {' '.join(names)}" if names else "")
+    diffs = st.tuples(st.just("git:diff"), flags, ranges, narrowed).map(" ".join)
+    files = st.tuples(revisions, some_paths).map(":".join)
+    shows = st.one_of(revisions, files, files, ranges).map("git:show {}".format)
+    lines = st.sampled_from(("", "", "", ":1", ":1-5", ":1:1", ":(x)"))
+    return st.tuples(st.one_of(diffs, shows, shows), lines).map("".join)
 
 
 # --- images ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 from fuzz_server import FuzzServer
-from hostile import FORMS, arguments, as_text, frames, images, paths, schemas
+from hostile import FORMS, arguments, as_text, frames, git_specs, images, paths, schemas
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -23,9 +23,10 @@ Example = TypeVar("Example")
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
-KINDS = 5
+KINDS = 8
+"""Tests, each of which has its share of the time."""
 SECONDS = MINUTES * 60 / KINDS or 3.5
-"""For each kind of input."""
+"""For each test."""
 
 BATCH = 20
 """Examples between two looks at the clock."""
@@ -97,6 +98,15 @@ def test_paths(server: FuzzServer, counts: Counter[str]) -> None:
     fuzz(calls, lambda call: server.call(*call), counts, "calls with paths")
     text = server.call("generate_text", {"prompt": "x", "files": ["a.txt"]})["result"]["content"][0]["text"]
     assert "one\ntwo" in text
+
+
+def test_git(git_server: FuzzServer, counts: Counter[str]) -> None:
+    some = st.lists(git_specs(), min_size=1, max_size=2)
+    calls = some.map(lambda specs: ("generate_text", {"prompt": "x", "files": specs, "max_tokens": 3000}))
+    fuzz(calls, lambda call: git_server.call(*call), counts, "calls with git's revisions")
+    for spec, words in (("git:diff --staged", "+staged"), ("git:show v1", "+main"), ("git:show side:a.txt", "side")):
+        answer = git_server.call("generate_text", {"prompt": "x", "files": [spec], "max_tokens": 3000})
+        assert words in answer["result"]["content"][0]["text"]
 
 
 def test_images(server: FuzzServer, counts: Counter[str]) -> None:

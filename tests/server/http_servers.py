@@ -97,17 +97,37 @@ def request(method: str, params: dict[str, Any], name: str = "") -> tuple[dict[s
     return headers | ({"mcp-name": name} if name else {}), json.dumps(body).encode()
 
 
-async def running(home: EngineHome) -> int:
-    """Requests that the engine works on."""
+async def open_session(http: httpx2.AsyncClient, server: HttpServer, name: str = "default") -> dict[str, str]:
+    """Open a session of the older protocol; the headers that name it."""
+    about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+    opening = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
+    headers = {
+        "accept": "application/json, text/event-stream",
+        "authorization": f"Bearer {server.token(name)}",
+    }
+    opened = await http.post(server.url, json=opening, headers=headers)
+    return {"mcp-session-id": opened.headers["mcp-session-id"], "mcp-protocol-version": "2025-11-25"}
+
+
+async def load(home: EngineHome) -> tuple[int, int]:
+    """Requests that the engine works on, and those that wait for it."""
     async with home.pool() as pool:
         status = await pool.running()
-    return sum(model.running for model in status.models) if status else 0
+    models = status.models if status else ()
+    return sum(model.running for model in models), sum(model.waiting for model in models)
 
 
 async def wait_for_running(home: EngineHome, count: int) -> None:
     """Until the engine works on exactly so many requests."""
     with anyio.fail_after(SECONDS):
-        while await running(home) != count:
+        while (await load(home))[0] != count:
+            await anyio.sleep(0.02)
+
+
+async def wait_for_load(home: EngineHome, running: int, waiting: int) -> None:
+    """Until the engine works on exactly so many requests, and so many wait."""
+    with anyio.fail_after(SECONDS):
+        while await load(home) != (running, waiting):
             await anyio.sleep(0.02)
 
 

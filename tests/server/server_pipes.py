@@ -15,7 +15,7 @@ from gemma_mcp.testing.engines import EngineHome
 
 SERVE = [sys.executable, "-m", "gemma_mcp"]
 
-SECONDS = 30
+SECONDS = 60
 """After which a test gives up on a process."""
 
 
@@ -77,6 +77,18 @@ class RawClient:
                     return message
         raise AssertionError(self._errors.read().decode())
 
+    def answers(self, identities: set[int]) -> list[dict[str, Any]]:
+        """The answers to requests, in whatever order they come."""
+        left, found = set(identities), list[dict[str, Any]]()
+        with self._watched():
+            while left and (line := self._output.readline()):
+                message = json.loads(line)
+                if message.get("id") in left:
+                    left.remove(message["id"])
+                    found.append(message)
+        assert not left, self._errors.read().decode()
+        return found
+
     def answered(self, count: int) -> set[int]:
         """The requests that the next so many messages answer, in whatever order."""
         with self._watched():
@@ -99,6 +111,14 @@ class RawClient:
                 if b"notifications/progress" in line and b"loading" not in line and b"waiting" not in line:
                     return
         raise AssertionError("no progress")
+
+    def wait_for_words(self) -> None:
+        """Until progress tells how fast the reply is written."""
+        with self._watched():
+            for line in self._output:
+                if b"notifications/progress" in line and b"tok/s" in line:
+                    return
+        raise AssertionError("no words")
 
     def error_with(self, text: str) -> str:
         """The next line on stderr with that text in it."""

@@ -18,6 +18,7 @@ from http_servers import (
     SECONDS,
     HttpServer,
     client_of,
+    open_session,
     project_in,
     request,
     serving_http,
@@ -190,18 +191,6 @@ async def test_a_session_of_the_older_protocol_belongs_to_the_client_that_opened
             response = await http.post(server.url, json=listing, headers=headers)
             assert response.status_code == status
             assert ("generate_text" in response.text) == (name == "left")
-
-
-async def open_session(http: httpx2.AsyncClient, server: HttpServer, name: str) -> dict[str, str]:
-    """Open a session of the older protocol; the headers that name it."""
-    about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
-    opening = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
-    headers = {
-        "accept": "application/json, text/event-stream",
-        "authorization": f"Bearer {server.token(name)}",
-    }
-    opened = await http.post(server.url, json=opening, headers=headers)
-    return {"mcp-session-id": opened.headers["mcp-session-id"], "mcp-protocol-version": "2025-11-25"}
 
 
 @asynccontextmanager

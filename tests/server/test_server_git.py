@@ -114,6 +114,25 @@ async def test_secrets_are_left_out_of_every_report_and_named(
     assert "by its name it holds secrets" in await refusal(connect, "git:show HEAD:sub/Key.PEM")
 
 
+async def test_secrets_in_a_merge_of_a_larger_repository_are_left_out(
+    connect: Connect, engines: ScriptedEngines, project: Path
+) -> None:
+    top = project.parent
+    git(top, "init", "--quiet", "--initial-branch", "main")
+    secrets = ("project/.env", "project/.aws/config", "project/sub/.env")
+    for branch in ("first", "main", "side", "both"):
+        if branch == "side":
+            git(top, "checkout", "--quiet", "-b", "side", "HEAD~1")
+        elif branch == "both":
+            git(top, "merge", "--quiet", "--no-commit", "--strategy", "ours", "main")
+        write(top, dict.fromkeys(secrets, f"PASSWORD {branch}\n") | {"project/a.txt": f"{branch}\n"})
+        commit(top, branch)
+    text = await shown(connect, engines, "git:show HEAD")
+    assert "++both" in text
+    assert "PASSWORD" not in text
+    assert "left out as secret: .aws/config, .env, sub/.env" in await line_of(connect, "git:show HEAD")
+
+
 async def test_a_secret_that_was_renamed_does_not_slip_through(
     connect: Connect, engines: ScriptedEngines, repository: Path
 ) -> None:

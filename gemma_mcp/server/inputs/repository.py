@@ -36,7 +36,8 @@ PLAIN = (
     "--src-prefix=a/", "--dst-prefix=b/",
 )  # fmt: skip
 
-NAMES = ("--name-only", "-z", "--no-renames", "--no-ext-diff", "--relative", "--ignore-submodules=dirty")
+NAMES = ("--name-only", "-z", "--no-renames", "--no-ext-diff", "--no-relative", "--ignore-submodules=dirty")
+"""Not relative to the project folder: of a merge, git would give whole paths all the same."""
 
 MOST_SECRETS = 500
 """Secret files that one diff may leave out; each of them is an argument."""
@@ -123,13 +124,15 @@ class Repository:
 
     def _report(self, asked: Sequence[str], paths: Sequence[str], nothing: str) -> GitText:
         where = ["--", *(f":(literal){path}" for path in paths or ["."])]
-        names = self.git.names(*asked, *(["--format="] if asked[0] == "show" else []), *NAMES, *where)
+        whole = self.git.names(*asked, *(["--format="] if asked[0] == "show" else []), *NAMES, *where)
+        names = [name.removeprefix(self.prefix) for name in whole]
         secret = self.policy.secrets.among(dict.fromkeys(names))
         if len(secret) > MOST_SECRETS:
             raise InputRefusedError(self.spec, f"{len(secret):,} secret files are in it", "Name paths after '--'.")
         if not set(names) - set(secret):
             raise InputRefusedError(self.spec, nothing if not secret else "all of it is secret by its name")
-        data = self.git.run(*asked, "--patch", *PLAIN, *where, *(f":(exclude,literal){name}" for name in secret))
+        without = [f":(top,exclude,literal){self.prefix}{name}" for name in secret]
+        data = self.git.run(*asked, "--patch", *PLAIN, *where, *without)
         return GitText(self.spec, data, whole_file=False, note=left_out(secret))
 
     def _file(self, commit: str, path: str) -> GitText:

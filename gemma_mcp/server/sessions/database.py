@@ -165,11 +165,13 @@ def _explained(error: "sqlite3.Error", path: Path) -> SessionStoreError:
     """By the primary result code, https://www.sqlite.org/rescode.html."""
     import sqlite3
 
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    match code:
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    match code & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return _busy(path)
         case sqlite3.SQLITE_FULL:
+            return full(path)
+        case sqlite3.SQLITE_IOERR if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # the index of the log, which finds no room
             return full(path)
         case sqlite3.SQLITE_IOERR:
             why = f"reading or writing it failed ({getattr(error, 'sqlite_errorname', 'SQLITE_IOERR')})"
