@@ -49,7 +49,7 @@ def _greeting(service: "HttpService", *, shown: bool) -> Iterator[str]:
 @overriding
 @click.pass_obj
 def http_token(given: Invocation, name: str | None, renew: bool) -> None:
-    """Print the token of a client of `serve --http`, which is made if there is none yet."""
+    """Print the token of an HTTP client. It is made if there is none yet."""
     from gemma_mcp.server.http_clients import Tokens, configured_clients
 
     names = [client.name for client in configured_clients(given.loaded.settings)]
