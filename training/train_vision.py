@@ -163,9 +163,10 @@ class Joint:
         self.options = options
         self.config = Config(**stored["config"])
         self.text, self.vision = TextModel(self.config).train(), VisionModel(self.config).train()
-        self.text.load_state_dict(stored["text"])
+        ending = "_average" if options.averaged else ""
+        self.text.load_state_dict(stored[f"text{ending}"])
         if "vision" in stored:
-            self.vision.load_state_dict(stored["vision"])
+            self.vision.load_state_dict(stored[f"vision{ending}"])
         self.heads = Heads(self.config.vision_width)
         self.tokenizer = Tokenizer.load(WORK / "tokenizer.json")
         self.pictures, self.draw = Pictures(), Draw(options.seed + team.rank)
@@ -270,6 +271,7 @@ def main() -> None:
     parser.add_argument(
         "--start", type=Path, default=WORK / "text.pt", help="checkpoint that joint training starts from"
     )
+    parser.add_argument("--averaged", action="store_true", help="start from its running average")
     parser.add_argument("--data", type=Path, default=WORK / "text1.npz", help="text for joint training")
     parser.add_argument("--out", type=Path, default=WORK / "joint.pt")
     parser.add_argument("--rate", type=float, default=0.01, help="learning rate of Muon; AdamW takes 0.15 of it")
