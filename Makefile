@@ -31,7 +31,7 @@ check: dev ## Lint, format, types, imports
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-coverage: dev ## Run the tests and hold branch coverage at 90 %, of the core and of the backend
+coverage: dev ## Run the same tests and hold branch coverage at 90 %, of the core and of the backend
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=
 	$(BIN)/coverage report --include='gemma_mcp/*' --fail-under=90

@@ -22,6 +22,8 @@ class Invocation:
 
     environ: Mapping[str, str]
     overrides: dict[str, str] = field(default_factory=dict[str, str])
+    client: str | None = None
+    """The client of `serve --http` whose conversations are meant; None for the user's own."""
 
     @cached_property
     def places(self) -> Places:

@@ -6,6 +6,7 @@ import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,8 +26,11 @@ LIST_HINT = "`gemma-mcp sessions list` names those that there are."
 
 
 @click.group()
-def sessions() -> None:
+@click.option("--client", metavar="NAME", help="Those of a client of `serve --http` that http.clients names.")
+@click.pass_obj
+def sessions(given: Invocation, client: str | None) -> None:
     """The conversations of the tool `chat`. They are kept until they are deleted or too old."""
+    given.client = client
 
 
 @sessions.command("list")
@@ -96,7 +100,7 @@ def repair(given: Invocation) -> None:
     """Examine the store. A damaged one is moved aside, and what can be read in it is taken over into a new one."""
     from gemma_mcp.server.sessions.repair import repair as mend
 
-    done = mend(given.places.sessions)
+    done = mend(_folder(given))
     if done.aside is None:
         click.echo("The store is sound; nothing was changed.")
         return
@@ -109,7 +113,22 @@ def repair(given: Invocation) -> None:
 def _store(given: Invocation) -> "SessionStore":
     from gemma_mcp.server.sessions import Limits, SessionStore
 
-    return SessionStore(given.places.sessions, Limits.of(given.loaded.settings.sessions))
+    return SessionStore(_folder(given), Limits.of(given.loaded.settings.sessions))
+
+
+def _folder(given: Invocation) -> Path:
+    """Settings are read when a command runs: `--set` may stand behind its name. Raises RequestError."""
+    from gemma_mcp.server.http_clients import configured_clients, sessions_of
+
+    if given.client is None:
+        return given.places.sessions
+    settings = given.loaded.settings
+    known = [client.name for client in configured_clients(settings)]
+    if given.client not in known:
+        raise RequestError(
+            f"There is no client {given.client[:80]!r}.", f"Clients of http.clients: {', '.join(known)}."
+        )
+    return sessions_of(given.client, settings, given.places)
 
 
 def _deleted(count: int) -> str:

@@ -19,11 +19,12 @@ from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.state import private_folder, write_private
 
-__all__ = ["HttpClient", "Tokens", "configured_clients"]
+__all__ = ["HttpClient", "Tokens", "configured_clients", "sessions_of"]
 
 DEFAULT_CLIENT = "default"
 
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+"""It names a folder, too; so `..` is none, and names that differ only in case are one."""
 
 LOCK_SECONDS = 10.0
 
@@ -40,11 +41,18 @@ def configured_clients(settings: Settings) -> tuple[HttpClient, ...]:
     """The clients of `http.clients`, or one. Raises ConfigError for an entry that makes no sense."""
     usual = Path(settings.server.root).expanduser() if settings.server.root else None
     clients = tuple(_client(entry, usual) for entry in settings.http.clients or (DEFAULT_CLIENT,))
-    names = [client.name for client in clients]
+    names = [client.name.lower() for client in clients]
     for name in names:
         if names.count(name) > 1:
             raise _wrong(f"{name!r} is given twice")
     return clients
+
+
+def sessions_of(client: str, settings: Settings, places: Places) -> Path:
+    """Where a client's conversations are. Clients that were told apart share none: one could read there what only
+    another may read.
+    """
+    return places.sessions_of(client) if settings.http.clients else places.sessions
 
 
 def _client(entry: str, usual: Path | None) -> HttpClient:

@@ -21,7 +21,7 @@ from gemma_mcp.errors import ConfigError
 from gemma_mcp.places import Places
 from gemma_mcp.server.app import build_server
 from gemma_mcp.server.http_app import MCP_PATH, allowed_names, max_body_bytes, mcp_app
-from gemma_mcp.server.http_clients import HttpClient, Tokens, configured_clients
+from gemma_mcp.server.http_clients import HttpClient, Tokens, configured_clients, sessions_of
 from gemma_mcp.server.http_door import Door, for_pages
 from gemma_mcp.settings import HttpSettings
 from gemma_mcp.settings_sources import LoadedSettings
@@ -76,16 +76,11 @@ class HttpService:
             door = for_pages(Door(apps, security), self._settings.http.allowed_origins)
             await _Server(door).serve([self.listener])
 
-    def _places_of(self, client: HttpClient) -> Places:
-        """Clients that were told apart share no conversations: one could read there what only another may read."""
-        if not self._settings.http.clients:
-            return self._places
-        return replace(self._places, sessions=self._places.sessions_of(client.name))
-
     async def _open(
         self, client: HttpClient, pool: EnginePool, security: TransportSecuritySettings, stack: AsyncExitStack
     ) -> ASGIApp:
-        server = build_server(pool, self._settings, client.root, self._places_of(client), origins=self._origins)
+        places = replace(self._places, sessions=sessions_of(client.name, self._settings, self._places))
+        server = build_server(pool, self._settings, client.root, places, origins=self._origins)
         app = mcp_app(server, security, max_body_bytes(self._settings.server))
         await stack.enter_async_context(app.router.lifespan_context(app))
         return app

@@ -27,7 +27,12 @@ REFUSED_KEY = "gemma-mcp/refused"
 """In a request's `_meta`: why its arguments could not be read (see `lines.py`)."""
 
 READS_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
-"""Of tools that read files at most. Claude Code runs calls of such tools at the same time."""
+"""Of tools that read files at most. Claude Code runs calls of such tools at the same time.
+
+`chat` is among them although it keeps its sessions: the hint means that a tool does not modify its environment, and
+the store is the server's own memory, which no other tool, no file of the project and nobody else depends on. Calls of
+one session take turns by themselves, so they may run at the same time.
+"""
 
 ADDS_FILES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 REPLACES_FILES = ToolAnnotations(

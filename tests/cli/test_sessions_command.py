@@ -118,3 +118,32 @@ def test_a_damaged_store_is_moved_aside_only_when_the_user_says_so(gemma_mcp: Ru
     done = gemma_mcp("sessions", "repair")
     assert done.stdout == f"The damaged store is now {file}.damaged-1\n0 sessions taken over into a new one.\n"
     assert gemma_mcp("sessions", "list").returncode == 0
+
+
+def test_the_sessions_of_a_client_over_http_are_shown_and_deleted_apart_from_the_users_own(
+    gemma_mcp: Run, store: SessionStore, environment: dict[str, str]
+) -> None:
+    clients = {"GEMMA_MCP_HTTP_CLIENTS": '["laptop", "guest"]'}
+    folder = Path(environment["GEMMA_MCP_HOME"]) / "sessions" / "clients" / "laptop"
+    own = say(store, "my own").name
+    theirs = say(SessionStore(folder, Limits(0, 1_000_000_000, 1000)), "from the laptop").name
+
+    def names(*words: str) -> list[str]:
+        return [one["name"] for one in json.loads(gemma_mcp("sessions", *words, "list", "--json", **clients).stdout)]
+
+    assert (names(), names("--client", "laptop"), names("--client", "guest")) == ([own], [theirs], [])
+    assert "from the laptop" in gemma_mcp("sessions", "--client", "laptop", "show", theirs, **clients).stdout
+    assert gemma_mcp("sessions", "--client", "guest", "show", theirs, **clients).returncode == 1
+    deleted = gemma_mcp("sessions", "--client", "laptop", "delete", "--all", **clients)
+    assert deleted.stdout == "1 session deleted.\n"
+    assert (names(), names("--client", "laptop")) == ([own], [])
+
+
+def test_an_unknown_client_is_refused_with_the_known_ones(gemma_mcp: Run, store: SessionStore) -> None:
+    clients = {"GEMMA_MCP_HTTP_CLIENTS": '["laptop", "guest"]'}
+    for command in ("list", "prune", "repair"):
+        done = gemma_mcp("sessions", "--client", "../laptop", command, **clients)
+        assert done.returncode == 1
+        assert done.stderr == "gemma-mcp: There is no client '../laptop'. Clients of http.clients: laptop, guest.\n"
+    own = say(store, "my own").name
+    assert own in gemma_mcp("sessions", "--client", "default", "list").stdout  # the one that there is without any

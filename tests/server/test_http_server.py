@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from http_servers import (
     wait_for_running,
 )
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS
+from mcp.types import INVALID_PARAMS, ResourceTemplateReference
 from scripted_engine import texts
 
 from gemma_mcp.errors import ConfigError
@@ -193,6 +194,26 @@ async def test_a_session_of_the_older_protocol_belongs_to_the_client_that_opened
             assert ("generate_text" in response.text) == (name == "left")
 
 
+@pytest.mark.parametrize("era", ERAS)
+async def test_no_client_sees_another_ones_conversations(server: HttpServer, era: str) -> None:
+    sessions = ResourceTemplateReference(uri="gemma://sessions/{id}")
+    typed = {"name": "id", "value": ""}
+    async with client_of(server.url, server.token("left"), era) as client:
+        said = await client.call_tool("chat", {"message": "a secret"})
+        (name,) = re.findall(r"session (s-\w+)", texts(said)[1])
+        assert name in (await client.complete(sessions, typed)).completion.values
+        assert "a secret" in str(await client.read_resource(f"gemma://sessions/{name}"))
+    for other in ("right", "guest"):
+        async with client_of(server.url, server.token(other), era) as client:
+            assert name not in (await client.complete(sessions, typed)).completion.values
+            with pytest.raises(MCPError, match="no session"):
+                await client.read_resource(f"gemma://sessions/{name}")
+            for more in ({}, {"fork": True}):
+                refused = await client.call_tool("chat", {"message": "and?", "session": name, **more})
+                assert refused.is_error
+                assert "There is no session" in texts(refused)[0]
+
+
 @asynccontextmanager
 async def held_call(
     server: HttpServer, tmp_path: Path, era: str = MODERN
@@ -324,6 +345,8 @@ def refusal(home: EngineHome, *arguments: str) -> str:
         ([], {"GEMMA_MCP_HTTP_CLIENTS": "laptop=relative/folder"}, "not an absolute path"),
         ([], {"GEMMA_MCP_HTTP_CLIENTS": '["a b=/x"]'}, "NAME=FOLDER"),
         ([], {"GEMMA_MCP_HTTP_CLIENTS": '["a=/x", "a=/y"]'}, "given twice"),
+        ([], {"GEMMA_MCP_HTTP_CLIENTS": '["laptop=/x", "Laptop=/y"]'}, "given twice"),
+        ([], {"GEMMA_MCP_HTTP_CLIENTS": '["..=/x"]'}, "NAME=FOLDER"),
     ],
 )
 def test_a_configuration_that_is_not_safe_or_makes_no_sense_is_refused(

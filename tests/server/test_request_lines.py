@@ -104,8 +104,8 @@ def test_a_stream_gives_one_line_at_a_time_and_all_of_it() -> None:
     lines = [call('{"message": "' + "x" * 100_000 + '"}'), b"garbage\n", call('{"message": "last"}')]
     refusals: list[Refusal] = []
     refused = b'{"jsonrpc": "2.0", "id": 1}\n'
-    source = BufferedReader(BytesIO(refused + b"".join(lines) + refused))
-    stream = BufferedReader(RequestLines(source, refusals.append))
+    source = BytesIO(refused + b"".join(lines) + refused)
+    stream = BufferedReader(RequestLines(BufferedReader(source), refusals.append))
     assert stream.read1(10) == lines[0][:10]
     assert lines[0][:10] + stream.read() == b"".join(lines)
     assert stream.read() == b""

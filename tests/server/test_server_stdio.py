@@ -166,9 +166,9 @@ def noise():
     os.write(1, b"native\\n")
     subprocess.run([sys.executable, "-c", "print('child')"], check=True)
 
-def noisy_build(*arguments):
+def noisy_build(*arguments, **options):
     noise()
-    return build(*arguments)
+    return build(*arguments, **options)
 
 async def noisy_chat(self, *arguments):
     noise()
