@@ -114,7 +114,20 @@ def _entry(given: Invocation, texts: Sequence[str]) -> "Entry":
             raise ConfigError("--env", repr(text), "this is not of the form KEY=VALUE", "Example: -e GEMMA_MCP_HOME=/x")
         variables[key] = value
     load_settings({**given.environ, **variables})
-    return Entry(interpreter(sys.executable, sys.platform), variables)
+    entry = Entry(interpreter(sys.executable, sys.platform), variables)
+    for text in (entry.command, *variables, *variables.values()):
+        if not _is_text(text):
+            raise ConfigError("the entry", ascii(text), "clients' files are UTF-8, and this is not", "Choose another.")
+    return entry
+
+
+def _is_text(text: str) -> bool:
+    """False for bytes of the command line or the environment that were no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _print(entry: "Entry", name: str, clients: "list[Client]") -> None:

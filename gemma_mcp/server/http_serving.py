@@ -99,6 +99,7 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 ws="none",
                 log_config=None,
+                log_level="error",  # anybody who can connect could fill the log with requests that are none
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,

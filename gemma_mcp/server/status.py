@@ -113,7 +113,7 @@ class Status:
 
     def _shown(self, key: str, value: object) -> str:
         text = json.dumps(value, ensure_ascii=False)
-        return f"{text} ({self.root})" if key == "server.root" else text
+        return f"{text} ({self.root or 'no project folder'})" if key == "server.root" else text
 
 
 def _engine_lines(engine: EngineStatus | None) -> Iterator[str]:

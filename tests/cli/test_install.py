@@ -303,6 +303,31 @@ def test_a_link_is_followed_and_stays_one(install: Install, home: Path) -> None:
     assert real.read_text() == USED["gemini"]
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_regular_file_is_refused_and_left_alone(install: Install, home: Path, kind: str) -> None:
+    path = home / FILES["cursor"]
+    path.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    before = path.stat()
+    for extra in ((), ("--remove",), ("--dry-run",)):
+        done = install("cursor", *extra)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.endswith("it is not a regular file. Mend the file first.\n")
+    assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_what_is_no_text_is_not_written(install: Install, home: Path) -> None:
+    done = install("cursor", "-e", "A=\udcff")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "'\\udcff': clients' files are UTF-8, and this is not" in done.stderr
+    assert files_of(home) == {}
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(install: Install, home: Path) -> None:
     (home / ".gemini").write_text("a file, where a folder should be")
     done = install("gemini")

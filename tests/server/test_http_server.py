@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -98,6 +99,7 @@ async def test_a_client_without_a_project_is_told_how_to_get_one(server: HttpSer
             assert refused.is_error
             assert "no project folder" in texts(refused)[0]
             assert "http.clients" in texts(refused)[0]
+        assert '"" (no project folder)' in str(await client.read_resource("gemma://status"))
         image = await client.call_tool("analyze_image", {"images": [PICTURE], "question": "What?"})
         assert "What?" in texts(image)[0]
 
@@ -161,6 +163,17 @@ async def test_a_page_that_is_allowed_may_ask_first_and_then_needs_the_token(ser
     answered = await ask(server, origin="https://page.example")
     assert answered.status_code == 200
     assert answered.headers["access-control-allow-origin"] == "https://page.example"
+
+
+def test_requests_that_are_none_are_refused_and_leave_stderr_quiet(tmp_path: Path) -> None:
+    with serving_http(EngineHome(tmp_path / "home", {})) as server:
+        with socket.create_connection(("127.0.0.1", server.port or 0), SECONDS) as connection:
+            connection.sendall(b"NONSENSE\r\n\r\n")
+            assert connection.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+        server.process.terminate()
+        status, errors = server.end()
+    assert status == 0
+    assert all(line.startswith("gemma-mcp: ") for line in errors.splitlines()), errors
 
 
 async def test_a_body_beyond_the_limit_is_refused_and_one_below_it_is_not(server: HttpServer) -> None:

@@ -50,14 +50,15 @@ async def refusal(connect: Connect, *images: str, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-@pytest.mark.parametrize("way", ["path", "uri", "base64"])
+@pytest.mark.parametrize("way", ["path", "uri", "URI", "base64"])
 async def test_every_format_arrives_as_png_by_every_way(
     connect: Connect, engines: ScriptedEngines, project: Path, kind: str, way: str
 ) -> None:
     data = as_file(picture(), kind)
     (project / "picture").write_bytes(data)
     code = base64.b64encode(data).decode()
-    await look(connect, {"path": "picture", "uri": f"data:image/x;base64,{code}", "base64": code}[way])
+    uris = {"uri": f"data:image/x;base64,{code}", "URI": f"DATA:IMAGE/X;BASE64,{code}"}
+    await look(connect, (uris | {"path": "picture", "base64": code})[way])
     (image,) = sent(engines)
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 32))
     pixel = image.getpixel((5, 5))

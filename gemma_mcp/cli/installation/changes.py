@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -117,6 +118,8 @@ def _diff(change: Change, before: list[str], after: list[str]) -> Iterator[str]:
 def read(path: Path) -> str | None:
     """The text of a file with its line ends and its byte order mark; None when there is none. Raises ConfigError."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, and a device must never be replaced
+            raise ConfigError(str(path), "the whole", "it is not a regular file", "Mend the file first.")
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         return None

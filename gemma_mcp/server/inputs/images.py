@@ -36,7 +36,9 @@ MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*
 
 BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 LONGEST_PATH = 4096
-DATA_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[\w.+=-]+)*),(?P<data>.*)", re.DOTALL)
+DATA_URI = re.compile(
+    r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<options>(?:;[\w.+=-]+)*),(?P<data>.*)", re.DOTALL | re.IGNORECASE
+)
 OTHERS = {
     "HEIC": re.compile(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL),
     "AVIF": re.compile(rb".{4}ftypavi[fs]", re.DOTALL),
