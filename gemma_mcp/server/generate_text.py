@@ -150,7 +150,7 @@ async def _written(reply: Reply, output: OutputFile) -> Reply:
     try:
         digest = await output.write(reply.text, reply.usage.completion_tokens if reply.usage else None)
     except InputRefusedError as error:
-        return replace(reply, notes=(*reply.notes, f"not written to a file, so it stands here: {error.message}"))
+        return replace(reply, notes=(*reply.notes, f"not written to a file, so it stands here: {error}"))
     return replace(reply, text=digest)
 
 

@@ -122,10 +122,16 @@ class OutputFile:
 
 
 def _create(path: Path, data: bytes) -> None:
-    with os.fdopen(os.open(path, CREATE_FLAGS, 0o666), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    """A new file with all of the data, or none. Raises OSError."""
+    descriptor = os.open(path, CREATE_FLAGS, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)  # a full disk holds half of it
+        raise
 
 
 def _link(beside: Path, target: Path, otherwise: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import copytree
 from subprocess import run
 
 import pytest
@@ -65,7 +66,8 @@ def test_a_disk_that_fills_up_in_a_turn_costs_this_turn_and_nothing_else(
         ballast.unlink()
         ask(server, 6, "chat", message="second", session=session)
         assert said(server, 6)[0] == "second"
-        store = SessionStore(seen / "sessions", WIDE)
+        copytree(seen / "sessions", tmp_path / "copy")
+        store = SessionStore(tmp_path / "copy", WIDE)
         assert contents(store.load(session)) == ["first", "first", "second", "second"]
         assert [summary.name for summary in store.summaries()] == [session]
         sound(store)
@@ -155,7 +157,7 @@ def test_a_reply_that_does_not_fit_on_the_disk_leaves_no_half_file(
                 before[name] = len(TEXT)
             else:
                 assert reply == TEXT
-                assert f"so it stands here: {name}: no space left on device" in line
+                assert f"so it stands here: {name}: no space left on device. Check the disk" in line
             assert files_of(seen) == before
             ballast.unlink()
             (seen / "new.txt").unlink(missing_ok=True)

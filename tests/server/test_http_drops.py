@@ -5,6 +5,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -37,9 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
         home.end()
 
 
-async def connected(
-    server: HttpServer, era: str, tool: str, arguments: dict[str, object]
-) -> tuple[socket.socket, bytes]:
+async def connected(server: HttpServer, era: str, tool: str, arguments: dict[str, Any]) -> tuple[socket.socket, bytes]:
     """A connection of its own, and a call to send over it."""
     headers, body = request("tools/call", {"name": tool, "arguments": arguments}, tool)
     headers["authorization"] = f"Bearer {server.token()}"
