@@ -59,8 +59,8 @@ def running(home: EngineHome) -> int:
     return anyio.run(ask)
 
 
-def listing(identity: int) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": identity, "method": "tools/list"}
+def listing(identity: int, what: str = "tools") -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": identity, "method": f"{what}/list"}
 
 
 async def begin(client: Client) -> str:
@@ -128,7 +128,7 @@ def test_a_client_that_sends_without_reading_is_held_back(home: EngineHome, proj
 
         def flood() -> None:
             for identity in range(count):
-                server.send(listing(identity))
+                server.send(listing(identity, "resources"))  # the shortest list
 
         sender = threading.Thread(target=flood, daemon=True)
         sender.start()
