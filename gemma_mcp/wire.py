@@ -279,7 +279,8 @@ class TokenCounts(Lenient):
 class ChatCompletion(Lenient):
     """A whole reply, or one chunk of a stream (then `object` ends in ".chunk"); plain completions have the same shape.
 
-    Chunks of our engine may also hold `queue_place` (1 is next), `prompt_progress`, or an `error` as the last chunk.
+    Chunks of our engine may also hold `queue_place` (1 is next), `prompt_progress`, `generated` (completion tokens so
+    far, with `return_progress`), or an `error` as the last chunk.
     `tokens`: the ids of the completion tokens, when they were asked for; in a stream with the finish reason.
     """
 
@@ -293,6 +294,7 @@ class ChatCompletion(Lenient):
     prompt_progress: PromptProgress | None = None
     queue_place: int | None = None
     loading: float | None = None
+    generated: int | None = None
     tokens: tuple[int, ...] | None = None
     gemma: ModelCard | None = None
     error: ErrorBody | None = None

@@ -74,10 +74,11 @@ class Shape:
         )
         return self._chunk(prompt_progress=done)
 
-    def delta(self, event: Delta) -> ChatCompletion:
-        """New text."""
+    def delta(self, event: Delta, generated: int | None) -> ChatCompletion:
+        """New text; `generated`: tokens so far, for those who want to know."""
+        told = {} if generated is None else {"generated": generated}
         extra = {"logprobs": self.logprobs(event.logprobs)} if event.logprobs else {}
-        return self._chunk(choices=(self._part({"content": event.text}, event.text, **extra),))
+        return self._chunk(choices=(self._part({"content": event.text}, event.text, **extra),), **told)
 
     def ending(self, event: Finished, card: ModelCard) -> ChatCompletion:
         """The last chunk with a choice."""

@@ -29,6 +29,7 @@ class StreamWriter:
         self._usage = usage
         self._card = ModelCard(model="")
         self._opened = False
+        self._generated = 0
 
     async def loading(self, fraction: float) -> None:
         """See Reply."""
@@ -45,9 +46,10 @@ class StreamWriter:
         """See Reply."""
         match event:
             case Delta():
+                self._generated += event.tokens
                 if event.text or event.logprobs or self._progress:
                     await self._open()
-                    await self._send(self._shape.delta(event))
+                    await self._send(self._shape.delta(event, self._generated if self._progress else None))
             case Finished():
                 await self._open()
                 await self._send(self._shape.ending(event, self._card))

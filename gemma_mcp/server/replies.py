@@ -117,6 +117,9 @@ class Transcript:
         self._take_waiting(chunk)
         for choice in chunk.choices:
             self._take_choice(choice)
+        if chunk.generated:  # a piece of text is not always one token; engines elsewhere do not tell
+            self._tokens = chunk.generated
+            self._decode = self._decode or Pace(self._tokens)
 
     def reply(self, box: TimeBox) -> Reply:
         """The whole, once the stream has ended. Raises DeadlineError when time was up before the first text."""
@@ -160,13 +163,18 @@ class Transcript:
         if text:
             self._pieces.append(text)
             self._tokens += 1
-            self._decode = self._decode or Pace(1)
+            self._decode = self._decode or Pace(self._tokens)
         self.finish_reason = choice.finish_reason or self.finish_reason
 
     def _newest(self, room: int) -> str:
         """The end of the text on one line; only the pieces that can show are joined."""
-        line = " ".join("".join(self._pieces[-room:]).split())
+        line = " ".join("".join(filter(_shows, "".join(self._pieces[-room:]))).split())
         return line if len(line) <= room else "…" + line[1 - room :]
+
+
+def _shows(letter: str) -> bool:
+    """Marks that turn the direction of writing round, and others that cannot be seen, stay out of a status line."""
+    return letter.isprintable() or letter.isspace()
 
 
 async def collect(

@@ -156,3 +156,14 @@ def test_sampling_parameters_and_logit_bias_are_taken(http: httpx2.Client) -> No
         "logit_bias": {"20": -1.5},
     }
     assert ask(http, chat("hello", **options))["choices"][0]["message"]["content"] == "hello"
+
+
+def test_chunks_with_progress_tell_how_many_tokens_there_are_by_now(http: httpx2.Client) -> None:
+    wanted = {"return_progress": True, "stream_options": {"include_usage": True}}
+    chunks = stream(http, chat("zwölf Bäume", **wanted))
+    told = [one["generated"] for one in chunks if one.get("generated")]
+    usage = next(one["usage"] for one in chunks if one.get("usage"))
+    assert told == sorted(told)
+    assert told[-1] == usage["completion_tokens"]
+    assert len([one for one in chunks if one.get("choices") and one["choices"][0]["delta"].get("content")]) < told[-1]
+    assert not any(one.get("generated") for one in stream(http, chat("zwölf Bäume")))

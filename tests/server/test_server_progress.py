@@ -84,6 +84,19 @@ async def test_progress_tells_of_queue_load_prefill_and_text(
     assert len(watcher.messages[-1]) == 200
 
 
+async def test_progress_counts_the_tokens_that_the_engine_tells_not_the_pieces_of_text(
+    connect: Connect, engines: ScriptedEngines
+) -> None:
+    watcher = Watcher()
+    held = [chunk(choices=[{"delta": {"content": ""}}], generated=3), watcher.gate("3 tokens")]
+    turned = chunk(choices=[{"delta": {"content": "né\u202e!"}}], generated=7)
+    engines.play([*held, turned, watcher.gate("7 tokens"), finished()])
+    async with connect(progress_interval=0.1) as client:
+        with anyio.fail_after(20):
+            await client.call_tool("generate_text", {"prompt": "x"}, progress_callback=watcher)
+    assert watcher.messages[-1].endswith("né!")
+
+
 async def test_progress_is_sent_no_more_often_than_configured(connect: Connect, engines: ScriptedEngines) -> None:
     watcher = Watcher()
     engines.play([*[said(f"{n} ") for n in range(500)], watcher.gate("499"), finished()])
