@@ -121,7 +121,8 @@ class FuzzServer:
     def end(self) -> None:
         """Close its input, and see that it ends as it should."""
         self._input.close()
-        assert self._process.wait(SECONDS) == 0
+        status = self._process.wait(SECONDS)
+        assert status == 0, f"exit status {status}: {self.errors()}"
         assert "Traceback" not in self.errors(), self.errors()
         assert CANARY not in self.errors()
         self._close()
