@@ -44,7 +44,7 @@ Seed = Annotated[int, Field(ge=0, le=0xFFFFFFFF)]
 class WireModel(BaseModel):
     """Unknown fields are refused; numbers are not made from strings."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class ImageUrl(WireModel):
@@ -184,7 +184,7 @@ class TokenCountRequest(WireModel):
 class Lenient(BaseModel):
     """What the other side sends: fields that are not known here are ignored, since engines elsewhere add their own."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class PromptTokensDetails(Lenient):
