@@ -6,6 +6,7 @@ import socket
 import httpx2
 import pytest
 
+from gemma_mcp.engine.serving import bind
 from gemma_mcp.state import new_nonce, proof
 from gemma_mcp.testing.engines import EngineHome
 
@@ -209,3 +210,13 @@ def test_a_prompt_that_does_not_fit_is_refused_with_its_length(http: httpx2.Clie
     gemma = response.json()["error"]["gemma"]
     assert gemma["kind"] == "ContextOverflowError"
     assert gemma["fields"]["context_length"] == 4096
+
+
+def test_answers_do_not_wait_for_a_receipt() -> None:
+    """asyncio sends small answers at once (TCP_NODELAY) only on sockets that name their protocol."""
+    with bind(0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.proto == socket.IPPROTO_TCP
