@@ -135,7 +135,7 @@ def test_what_only_windows_reads_into_a_path_is_refused_there(path: str, fault: 
     assert fault in windows_fault(path)
 
 
-@pytest.mark.parametrize("path", ["a.txt", r"sub\a.txt", r"C:\work\a.txt", "C:/work/a.txt", "../a", ".", "console.log"])
+@pytest.mark.parametrize("path", ["a.txt", r"sub\a.txt", r"C:\some\a.txt", "C:/some/a.txt", "../a", ".", "console.log"])
 def test_plain_paths_are_fine_on_windows(path: str) -> None:
     assert windows_fault(path) == ""
 
