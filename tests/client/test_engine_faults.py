@@ -57,7 +57,7 @@ async def test_an_engine_killed_while_a_request_queues_is_replaced_unnoticed(hom
             for number in range(3):
                 tasks.start_soon(ask, pool, number)
             with anyio.fail_after(30):
-                while await busy(pool) != (2, 1):
+                while sum(await busy(pool)) != 3:  # the first one's step may hold the second off its free slot
                     await anyio.sleep(0.02)
             kill(home.state().pid)
             gate.touch()
