@@ -5,25 +5,19 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from client_files import LINUX
 
 from gemma_mcp.cli.main import main
 
 Install = Callable[..., subprocess.CompletedProcess[str]]
 
-FILES = {
-    "claude-code": ".claude.json",
-    "claude-desktop": ".config/Claude/claude_desktop_config.json",
-    "cursor": ".cursor/mcp.json",
-    "vscode": ".config/Code/User/mcp.json",
-    "codex": ".codex/config.toml",
-    "gemini": ".gemini/settings.json",
-}
 KEYS = {"vscode": "servers", "codex": "mcp_servers"}
 
 USED = {
@@ -78,6 +72,9 @@ def install(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("PATH", "")
+    scratch = home / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))  # these tests may stand in the usual one themselves
 
     def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         with monkeypatch.context() as changed:
@@ -92,8 +89,17 @@ def install(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
+def test_an_environment_that_may_soon_be_gone_is_told(
+    install: Install, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(home, "cursor", "{}")
+    assert install("cursor", "--dry-run").stderr == ""
+    monkeypatch.setattr(tempfile, "tempdir", str(Path(sys.executable).parent))
+    assert "may soon be gone" in install("cursor").stderr
+
+
 def write(home: Path, client: str, text: str) -> Path:
-    path = home / FILES[client]
+    path = home / LINUX[client]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode())
     return path
@@ -117,11 +123,11 @@ def files_of(home: Path) -> dict[str, bytes]:
     return {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("client", FILES)
+@pytest.mark.parametrize("client", LINUX)
 def test_an_entry_is_made_kept_and_taken_out_without_a_trace(install: Install, home: Path, client: str) -> None:
     added = install(client)
     assert added.returncode == 0, added.stderr
-    path = home / FILES[client]
+    path = home / LINUX[client]
     entry = entry_in(path, client)
     assert (entry["command"], entry["args"]) == (sys.executable, ["-m", "gemma_mcp"])
     assert entry.get("type") == ("stdio" if client in ("claude-code", "cursor", "vscode") else None)
@@ -135,7 +141,7 @@ def test_an_entry_is_made_kept_and_taken_out_without_a_trace(install: Install, h
     assert "not there" in install("--remove", client).stdout
 
 
-@pytest.mark.parametrize("client", FILES)
+@pytest.mark.parametrize("client", LINUX)
 def test_a_file_in_use_is_changed_in_one_place_and_given_back_byte_for_byte(
     install: Install, home: Path, client: str
 ) -> None:
@@ -155,7 +161,7 @@ def test_a_file_in_use_is_changed_in_one_place_and_given_back_byte_for_byte(
     assert files_of(home) == before
 
 
-@pytest.mark.parametrize("client", FILES)
+@pytest.mark.parametrize("client", LINUX)
 def test_what_changed_since_stays_when_the_entry_goes(install: Install, home: Path, client: str) -> None:
     path = write(home, client, USED[client])
     install(client)
@@ -168,7 +174,7 @@ def test_what_changed_since_stays_when_the_entry_goes(install: Install, home: Pa
         assert tomllib.loads(path.read_text()) == tomllib.loads(USED[client])
 
 
-@pytest.mark.parametrize("client", FILES)
+@pytest.mark.parametrize("client", LINUX)
 def test_another_entry_of_that_name_is_replaced_with_force_only(install: Install, home: Path, client: str) -> None:
     install(client, "-e", "A=old")
     before = files_of(home)
@@ -177,9 +183,9 @@ def test_another_entry_of_that_name_is_replaced_with_force_only(install: Install
     assert "another entry of this name is there. --force replaces it" in refused.stderr
     assert files_of(home) == before
     assert install(client, "-e", "A=new", "--force").returncode == 0
-    assert entry_in(home / FILES[client], client)["env"] == {"A": "new"}
+    assert entry_in(home / LINUX[client], client)["env"] == {"A": "new"}
     assert install(client, "-e", "A=x", "--name", "gemma-2").returncode == 0
-    assert entry_in(home / FILES[client], client, "gemma-2")["env"] == {"A": "x"}
+    assert entry_in(home / LINUX[client], client, "gemma-2")["env"] == {"A": "x"}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +206,7 @@ def test_another_entry_of_that_name_is_replaced_with_force_only(install: Install
 def test_a_broken_file_is_refused_in_a_sentence_and_left_alone(
     install: Install, home: Path, client: str, text: str, why: str
 ) -> None:
-    path = home / FILES[client]
+    path = home / LINUX[client]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     before = files_of(home)
@@ -208,7 +214,7 @@ def test_a_broken_file_is_refused_in_a_sentence_and_left_alone(
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert FILES[client] in done.stderr
+    assert LINUX[client] in done.stderr
     assert why in done.stderr
     assert files_of(home) == before
 
@@ -237,7 +243,7 @@ def test_without_a_name_it_says_which_clients_are_here(install: Install, home: P
     assert "gemma-mcp install --all" in listed.stdout
     assert files_of(home) == before
     assert install("--all").returncode == 0
-    assert set(files_of(home)) == {FILES["cursor"], FILES["codex"]}
+    assert set(files_of(home)) == {LINUX["cursor"], LINUX["codex"]}
 
 
 def test_a_projects_files_lie_in_the_project(install: Install, home: Path) -> None:
@@ -255,7 +261,7 @@ def test_a_dry_run_shows_the_change_and_makes_none(install: Install, home: Path)
     write(home, "vscode", USED["vscode"])
     before = files_of(home)
     done = install("vscode", "--dry-run")
-    assert [line for line in done.stdout.splitlines() if line.startswith("-")] == [f"--- {home / FILES['vscode']}"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("-")] == [f"--- {home / LINUX['vscode']}"]
     assert '+        "gemma": {' in done.stdout.splitlines()
     assert files_of(home) == before
 
@@ -272,7 +278,7 @@ def test_settings_and_the_home_that_is_in_force_become_part_of_the_entry(install
     done = install("gemini", "--set", "server.max_tokens=99", "-e", "A=b=c", GEMMA_MCP_HOME=elsewhere)
     assert done.returncode == 0, done.stderr
     expected = {"GEMMA_MCP_HOME": elsewhere, "GEMMA_MCP_SERVER_MAX_TOKENS": "99", "A": "b=c"}
-    assert entry_in(home / FILES["gemini"], "gemini")["env"] == expected
+    assert entry_in(home / LINUX["gemini"], "gemini")["env"] == expected
 
 
 @pytest.mark.parametrize(
@@ -292,7 +298,7 @@ def test_a_link_is_followed_and_stays_one(install: Install, home: Path) -> None:
     real = home / "dotfiles" / "gemini.json"
     real.parent.mkdir()
     real.write_text(USED["gemini"])
-    link = home / FILES["gemini"]
+    link = home / LINUX["gemini"]
     link.parent.mkdir()
     link.symlink_to(real)
     assert install("gemini").returncode == 0
@@ -305,7 +311,7 @@ def test_a_link_is_followed_and_stays_one(install: Install, home: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
 def test_what_is_no_regular_file_is_refused_and_left_alone(install: Install, home: Path, kind: str) -> None:
-    path = home / FILES["cursor"]
+    path = home / LINUX["cursor"]
     path.parent.mkdir(parents=True)
     if kind == "pipe":
         os.mkfifo(path)
@@ -350,11 +356,11 @@ def test_on_a_terminal_it_asks_for_each_client(environment: dict[str, str], home
     child.expect_exact("Add it to Codex? [Y/n]: ")
     child.sendline("")
     child.expect_exact("added")
-    child.expect_exact(FILES["codex"])
+    child.expect_exact(LINUX["codex"])
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
-    assert [os.fspath(path) for path in files_of(home)] == [FILES["codex"]]
+    assert [os.fspath(path) for path in files_of(home)] == [LINUX["codex"]]
 
 
 @pytest.mark.parametrize(

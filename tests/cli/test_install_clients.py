@@ -4,20 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from client_files import LINUX
 
 from gemma_mcp.cli.install import NAMES
 from gemma_mcp.cli.installation.clients import CLIENTS, Scope, Surroundings, find_client, installed
 from gemma_mcp.cli.installation.entry import Entry, check_start, interpreter, is_passing
 from gemma_mcp.errors import ConfigError, UnsupportedError
 
-LINUX = {
-    "claude-code": ".claude.json",
-    "claude-desktop": ".config/Claude/claude_desktop_config.json",
-    "cursor": ".cursor/mcp.json",
-    "vscode": ".config/Code/User/mcp.json",
-    "codex": ".codex/config.toml",
-    "gemini": ".gemini/settings.json",
-}
 MAC = LINUX | {
     "claude-desktop": "Library/Application Support/Claude/claude_desktop_config.json",
     "vscode": "Library/Application Support/Code/User/mcp.json",

@@ -38,8 +38,14 @@ EXIT_CODES = {"gemma-mcp engine status": 1, "gemma-mcp doctor": 0}
 
 
 def user_folders(folder: Path) -> dict[str, str]:
-    """The user's folder is this one: `install` writes to it."""
-    return dict.fromkeys(("HOME", "USERPROFILE", "APPDATA", "XDG_CONFIG_HOME", "CODEX_HOME"), str(folder))
+    """The user's folder is this one: `install` writes to it. It has a place for what is temporary, too: `install` warns
+    of environments in the usual one, where this checkout may stand.
+    """
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    own = ("HOME", "USERPROFILE", "APPDATA", "XDG_CONFIG_HOME", "CODEX_HOME")
+    temporary = ("TMPDIR", "TEMP", "TMP")
+    return {name: str(folder) for name in own} | {name: str(scratch) for name in temporary}
 
 
 def commands() -> list[str]:
