@@ -4,20 +4,18 @@ import ipaddress
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Generator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import FrameType
 
-import uvicorn
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp
 
 from gemma_mcp.client.pool import EnginePool
 from gemma_mcp.errors import ConfigError
+from gemma_mcp.listening import SIGNALS, QuietServer, listening_socket
 from gemma_mcp.places import Places
 from gemma_mcp.server.app import build_server
 from gemma_mcp.server.http_app import MCP_PATH, allowed_names, max_body_bytes, mcp_app
@@ -28,16 +26,10 @@ from gemma_mcp.settings_sources import LoadedSettings
 
 __all__ = ["HttpService"]
 
-KEEP_ALIVE_SECONDS = 30
-
-BACKLOG = 128
-
 GRACE = 0.15
 """Seconds between a signal and the end, for what the loop can still send and close."""
 
 WILDCARDS = ("0.0.0.0", "::")
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGBREAK,) if sys.platform == "win32" else ()))
 
 
 class HttpService:
@@ -86,36 +78,15 @@ class HttpService:
         return app
 
 
-class _Server(uvicorn.Server):
+class _Server(QuietServer):
     """uvicorn, except that a signal ends it at once: calls that run are dropped, which frees their place in the engine.
 
     Clients learn it from their closed connection, as they do from a stdio server's closed pipe.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                log_level="error",  # anybody who can connect could fill the log with requests that are none
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            )
-        )
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """See uvicorn, which would raise the signal again afterwards."""
-        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        # Anybody who can connect could fill the log with requests that are none.
+        super().__init__(app, log_level="error")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See uvicorn."""
@@ -154,25 +125,9 @@ def _bind(given: HttpSettings) -> socket.socket:
         why = f"with {given.host} the names under which clients ask must be given"
         raise ConfigError("settings", "http.allowed_hosts", why, 'Example: ["gemma.lan"].')
     try:
-        return _listen(given.host, given.port)
+        return listening_socket(given.host, given.port)
     except OSError as error:
         why = f"{given.host} port {given.port} cannot be used ({error.strerror or error})"
         raise ConfigError(
             "settings", "http.port", why, "Set http.port to another one, or to 0 for a free one."
         ) from None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if sys.platform == "win32":  # without it another program may bind the same port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:  # after a restart the port is free at once
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)  # who comes before the loop runs waits for it
-    except OSError:
-        listener.close()
-        raise
-    return listener

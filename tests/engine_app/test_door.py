@@ -215,7 +215,6 @@ def test_a_prompt_that_does_not_fit_is_refused_with_its_length(http: httpx2.Clie
 def test_answers_do_not_wait_for_a_receipt() -> None:
     """asyncio sends small answers at once (TCP_NODELAY) only on sockets that name their protocol."""
     with bind(0) as listener:
-        listener.listen()
         with socket.create_connection(listener.getsockname()):
             accepted, _ = listener.accept()
             with accepted:
