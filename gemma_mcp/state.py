@@ -30,6 +30,7 @@ __all__ = [
     "engine_lock_path",
     "fingerprint",
     "make_private",
+    "make_private_file",
     "new_nonce",
     "private_folder",
     "proof",
@@ -133,6 +134,20 @@ def make_private(folder: Path) -> Path:
     """Make the folder if need be, readable by the user alone. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def make_private_file(path: Path) -> None:
+    """Make a file and its folder if need be, readable by the user alone, as one that exists becomes. Raises OSError.
+
+    On Windows the user's folders have an access list that says the same.
+    """
+    make_private(path.parent)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if os.name != "nt" and os.fstat(descriptor).st_mode & 0o077:
+            path.chmod(0o600)
+    finally:
+        os.close(descriptor)
 
 
 def private_folder(folder: Path) -> Path:

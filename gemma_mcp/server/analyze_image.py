@@ -17,13 +17,14 @@ from gemma_mcp.server.arguments import (
     ModelName,
 )
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.inputs.images import LONGEST_SIDE, Images, PreparedImage
+from gemma_mcp.server.inputs.images import LONGEST_SIDE, Images
 from gemma_mcp.server.replies import TimeBox
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.tool import GemmaTool
-from gemma_mcp.wire import ChatMessage, ImagePart, ImageUrl, TextPart
+from gemma_mcp.server.turn_messages import image_parts
+from gemma_mcp.wire import ChatMessage, TextPart
 
-__all__ = ["analyze_image_tool", "image_parts"]
+__all__ = ["analyze_image_tool"]
 
 DESCRIPTION = """\
 Let a Gemma model on the user's own machine look at images: describe a screenshot, read the text in it, compare \
@@ -80,11 +81,6 @@ def analyze_image_tool(caller: Caller, images: Images) -> GemmaTool:
         return result_of(reply, notes=tuple(image.note for image in read if image.note))
 
     return GemmaTool.make("analyze_image", "Analyze images", DESCRIPTION, AnalyzeImageArguments, analyze_image)
-
-
-def image_parts(images: list[PreparedImage], detail: Detail) -> list[ImagePart]:
-    """The images as parts of a message."""
-    return [ImagePart(type="image_url", image_url=ImageUrl(url=image.url, detail=detail)) for image in images]
 
 
 def _options(box: TimeBox, given: AnalyzeImageArguments) -> Options:

@@ -3,15 +3,16 @@
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 from mcp.server.mcpserver import Context
 
-from gemma_mcp.errors import ContextOverflowError, InputRefusedError, RequestError
+from gemma_mcp.errors import RequestError
 from gemma_mcp.server.progress import Progress, Speaker, reporting
-from gemma_mcp.server.replies import ChunkStream, Reply, TimeBox, collect
+from gemma_mcp.server.replies import ChunkStream, Reply, Request, TimeBox, collect, with_room
 from gemma_mcp.server.tasks import current_task
+from gemma_mcp.server.turn_messages import refuse_size, size_of
 from gemma_mcp.settings import ServerSettings
 from gemma_mcp.state import EngineStatus
 from gemma_mcp.wire import (
@@ -21,19 +22,13 @@ from gemma_mcp.wire import (
     GenerationOptions,
     ResponseFormat,
     StreamOptions,
-    TextPart,
     TokenCounts,
 )
 
 __all__ = ["Caller", "Engines", "Options"]
 
-FEWEST_TOKENS = 16
-"""Below this a reply that has to fit the rest of a context is not worth starting."""
-
 DEEPEST_SCHEMA = 64
 """Levels of a JSON schema; deeper ones serve no purpose but to exhaust a parser."""
-
-Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest)
 
 
 class Engines(Protocol):
@@ -97,13 +92,13 @@ class Caller:
 
     async def ask(self, progress: Speaker, messages: Sequence[ChatMessage], options: Options) -> Reply:
         """As `chat`, for one of several questions of a call, which share their progress messages."""
-        self._refuse_size(sum(_text_bytes(message) for message in messages))
+        refuse_size(sum(map(size_of, messages)), self._settings.max_prompt_bytes)
         request = ChatCompletionRequest(messages=tuple(messages), **self._options(options))
         return await self._run(progress, self._engines.chat, request, options)
 
     async def insert(self, context: Context, prefix: str, suffix: str, options: Options) -> Reply:
         """What belongs between prefix and suffix. Raises UnsupportedError for a model that was not trained for it."""
-        self._refuse_size(_bytes(prefix) + _bytes(suffix))
+        refuse_size(size_of(prefix) + size_of(suffix), self._settings.max_prompt_bytes)
         request = CompletionRequest(prompt=prefix, suffix=suffix, **self._options(options))
         async with self.reporting(context) as progress:
             return await self._run(progress, self._engines.complete, request, options)
@@ -132,17 +127,12 @@ class Caller:
     async def _run(
         self, progress: Speaker, send: Callable[[Request], ChunkStream], request: Request, options: Options
     ) -> Reply:
-        """With a max_tokens that nobody asked for, a reply that has to be shorter is better than a refusal."""
         box = options.box
-        try:
+
+        async def ask(request: Request) -> Reply:
             return await collect(send(_timed(request, box)), request.model, box, progress, request.max_tokens)
-        except ContextOverflowError as error:
-            room = error.context_length - error.prompt_tokens
-            if options.max_tokens is not None or not FEWEST_TOKENS <= room < (request.max_tokens or 0):
-                raise
-        shorter = request.model_copy(update={"max_tokens": room})
-        reply = await collect(send(_timed(shorter, box)), request.model, box, progress, room)
-        return replace(reply, notes=(f"the context has room for {room} tokens of reply",))
+
+        return await with_room(ask, request, chosen=options.max_tokens is not None)
 
     def _options(self, options: Options) -> dict[str, Any]:
         """The wire's fields, checked by its own types."""
@@ -163,26 +153,9 @@ class Caller:
         )
         return {name: getattr(fields, name) for name in fields.model_fields_set}
 
-    def _refuse_size(self, size: int) -> None:
-        limit = self._settings.max_prompt_bytes
-        if size > limit:
-            why = f"it has {size:,} bytes with everything in it, more than the {limit:,} that are allowed"
-            raise InputRefusedError("prompt", why, "Send less, or raise server.max_prompt_bytes.")
-
 
 def _timed(request: Request, box: TimeBox) -> Request:
     return request.model_copy(update={"deadline_seconds": box.remaining})
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8"))
-
-
-def _text_bytes(message: ChatMessage) -> int:
-    """Images are bounded on their own."""
-    if isinstance(message.content, str):
-        return _bytes(message.content)
-    return sum(_bytes(part.text) for part in message.content if isinstance(part, TextPart))
 
 
 def _response_format(given: dict[str, Any] | str | None) -> ResponseFormat | None:

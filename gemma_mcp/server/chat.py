@@ -7,7 +7,6 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from gemma_mcp.errors import RequestError
-from gemma_mcp.server.analyze_image import image_parts
 from gemma_mcp.server.arguments import (
     NOT_BLANK,
     Arguments,
@@ -18,13 +17,13 @@ from gemma_mcp.server.arguments import (
     ModelName,
 )
 from gemma_mcp.server.caller import Caller, Options
-from gemma_mcp.server.inputs.files import TextFiles, compose
+from gemma_mcp.server.inputs.files import TextFiles
 from gemma_mcp.server.inputs.images import Images
-from gemma_mcp.server.replies import Reply
 from gemma_mcp.server.results import result_of
 from gemma_mcp.server.sessions import Session, Sessions
 from gemma_mcp.server.tool import GemmaTool
-from gemma_mcp.wire import ChatMessage, GeneratedTokens, ImagePart, TextPart
+from gemma_mcp.server.turn_messages import answer_message, refuse_images, user_message
+from gemma_mcp.wire import ChatMessage
 
 __all__ = ["chat_tool"]
 
@@ -94,7 +93,7 @@ class Chat:
             options = Options(box=box, model=model, max_tokens=given.max_tokens, return_tokens=True)
             opening = (ChatMessage(role="system", content=system),) if system else ()
             reply = await self._caller.chat(context, (*opening, *session.messages, message), options)
-            await turn.keep(message, _answer(reply), system=system, model=model, answered_by=reply.card.model)
+            await turn.keep(message, answer_message(reply), system=system, model=model, answered_by=reply.card.model)
         origin = (f"forked from {given.session}",) if given.fork else ()
         return result_of(reply, notes=(*origin, *notes), session=session.name, read=read)
 
@@ -104,29 +103,10 @@ class Chat:
         """The turn, what was cut on its way in, and the texts of its files."""
         files = await self._files.read(given.files or [])
         images = await self._images.read(given.images or [], "auto")
-        self._refuse_images(len(images), session)
+        refuse_images(len(images), session.messages, self._images.limits.images, "Start a new session.")
         notes = tuple(note for note in (*(file.note for file in files), *(image.note for image in images)) if note)
         read = tuple(file.text for file in files)
-        text = compose(files, given.message)
-        if not images:
-            return ChatMessage(role="user", content=text), notes, read
-        return ChatMessage(role="user", content=(*image_parts(images, "auto"), TextPart(text=text))), notes, read
-
-    def _refuse_images(self, new: int, session: Session) -> None:
-        """The limit of one call holds for what a session sends along, too."""
-        before = sum(isinstance(part, ImagePart) for message in session.messages for part in message.content)
-        limit = self._images.limits.images
-        if new and before + new > limit:
-            raise RequestError(
-                f"The session holds {before} images already; with {new} more it would pass the limit of {limit}.",
-                "Start a new session.",
-            )
-
-
-def _answer(reply: Reply) -> ChatMessage:
-    """With its token ids, so that the next turn finds all of it in the engine's prefix cache."""
-    tokens = GeneratedTokens(ids=reply.tokens, vocabulary=reply.card.vocabulary) if reply.tokens else None
-    return ChatMessage(role="assistant", content=reply.text, tokens=tokens)
+        return user_message(files, images, given.message), notes, read
 
 
 def chat_tool(caller: Caller, files: TextFiles, images: Images, sessions: Sessions) -> GemmaTool:

@@ -6,6 +6,7 @@ paths may stand in one argument, and words of a sentence that strayed into other
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -66,67 +67,90 @@ def _refused(sentence: str, known: list[PromptArgument]) -> MCPError:
     return MCPError(INVALID_PARAMS, f"{sentence} Arguments: {', '.join(one.name for one in known)}.")
 
 
+@dataclass(frozen=True)
+class Job:
+    """A prompt to be: how it is listed, what writes its message, and its arguments but `model`."""
+
+    name: str
+    title: str
+    description: str
+    write: Callable[[Given], str]
+    arguments: tuple[PromptArgument, ...]
+
+    def prompt(self, is_model: Callable[[str], bool]) -> JobPrompt:
+        """As the SDK lists it."""
+        return JobPrompt(
+            name=self.name,
+            title=self.title,
+            description=self.description,
+            arguments=[*self.arguments, MODEL],
+            fn=self.write,
+            context_kwarg=None,
+            write=self.write,
+            is_model=is_model,
+            free=self.arguments[-1].name,
+        )
+
+
 def job_prompts(is_file: Callable[[str], bool], is_model: Callable[[str], bool]) -> list[JobPrompt]:
     """The prompts. `is_file`: whether a path names something that may be read; `is_model`: whether a model can be asked
     for by a name. The latter may block for some milliseconds.
     """
+    return [job.prompt(is_model) for job in _jobs(is_file)]
 
-    def prompt(
-        name: str, title: str, description: str, write: Callable[[Given], str], *arguments: PromptArgument
-    ) -> JobPrompt:
-        return JobPrompt(
-            name=name,
-            title=title,
-            description=description,
-            arguments=[*arguments, MODEL],
-            fn=write,
-            context_kwarg=None,
-            write=write,
-            is_model=is_model,
-            free=arguments[-1].name,
-        )
 
-    return [
-        prompt(
+def _jobs(is_file: Callable[[str], bool]) -> tuple[Job, ...]:
+    return (
+        Job(
             "commit_message",
             "Commit message from the staged diff",
             "Have Gemma read what is staged and write the commit message.",
             commit_message,
-            _argument("style", "House style, such as 'conventional' or 'german'."),
+            (_argument("style", "House style, such as 'conventional' or 'german'."),),
         ),
-        prompt(
+        Job(
             "summarise_files",
             "Summarise files",
             "Have Gemma read files and bring back their gist.",
             partial(summarise_files, is_file),
-            _argument("paths", "Files to read: paths, globs, line ranges (a.log:1-400), separated by commas.", True),
-            _argument("focus", "What to look for in them; more paths are read, too."),
+            (
+                _argument(
+                    "paths", "Files to read: paths, globs, line ranges (a.log:1-400), separated by commas.", True
+                ),
+                _argument("focus", "What to look for in them; more paths are read, too."),
+            ),
         ),
-        prompt(
+        Job(
             "explain_log",
             "Explain an error log",
             "Have Gemma find the first cause in a log and prove it with lines.",
             explain_log,
-            _argument("path", "The log, or some of its lines: build.log:1-400.", True),
-            _argument("question", "What you want to know of it."),
+            (
+                _argument("path", "The log, or some of its lines: build.log:1-400.", True),
+                _argument("question", "What you want to know of it."),
+            ),
         ),
-        prompt(
+        Job(
             "describe_image",
             "Describe an image",
             "Have Gemma look at images and say what is on them.",
             describe_image,
-            _argument("images", "Image files, separated by commas.", True),
-            _argument("question", "What you want to know of them."),
+            (
+                _argument("images", "Image files, separated by commas.", True),
+                _argument("question", "What you want to know of them."),
+            ),
         ),
-        prompt(
+        Job(
             "review_diff",
             "Review a diff",
             "Have Gemma look for defects in a diff, and check what it finds.",
             partial(review_diff, is_file),
-            _argument("changes", "'staged' (the default), 'unstaged', a range such as main..HEAD, or a file."),
-            _argument("focus", "What to look for above all, such as 'security'."),
+            (
+                _argument("changes", "'staged' (the default), 'unstaged', a range such as main..HEAD, or a file."),
+                _argument("focus", "What to look for above all, such as 'security'."),
+            ),
         ),
-    ]
+    )
 
 
 def _argument(name: str, description: str, required: bool = False) -> PromptArgument:

@@ -1,23 +1,35 @@
 """A reply while it streams in: the text, the counts, what to say meanwhile, and what is left when time is up."""
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TypeVar
 
 import anyio
 
-from gemma_mcp.errors import DeadlineError, RemoteError
+from gemma_mcp.errors import ContextOverflowError, DeadlineError, RemoteError
 from gemma_mcp.server.pace import Pace, duration
 from gemma_mcp.server.progress import LONGEST_MESSAGE, Speaker
-from gemma_mcp.wire import ChatCompletion, Choice, ModelCard, WireTimings, WireUsage
+from gemma_mcp.wire import (
+    ChatCompletion,
+    ChatCompletionRequest,
+    Choice,
+    CompletionRequest,
+    ModelCard,
+    WireTimings,
+    WireUsage,
+)
 
-__all__ = ["ChunkStream", "Reply", "TimeBox", "collect"]
+__all__ = ["ChunkStream", "Reply", "Request", "TimeBox", "Transcript", "collect", "with_room"]
 
 ChunkStream = AbstractAsyncContextManager[AsyncIterator[ChatCompletion]]
 
 T = TypeVar("T")
+Request = TypeVar("Request", ChatCompletionRequest, CompletionRequest)
+
+FEWEST_TOKENS = 16
+"""Below this a reply that has to fit the rest of a context is not worth starting."""
 
 GRACE = 2.0
 """Seconds after the deadline in which the engine may hand over what it has, before we leave without it."""
@@ -170,6 +182,18 @@ class Transcript:
         """The end of the text on one line; only the pieces that can show are joined."""
         line = " ".join("".join(filter(_shows, "".join(self._pieces[-room:]))).split())
         return line if len(line) <= room else "…" + line[1 - room :]
+
+
+async def with_room(ask: Callable[[Request], Awaitable[Reply]], request: Request, *, chosen: bool) -> Reply:
+    """The reply to a request. With a max_tokens that nobody has `chosen`, a shorter one is better than a refusal."""
+    try:
+        return await ask(request)
+    except ContextOverflowError as error:
+        room = error.context_length - error.prompt_tokens
+        if chosen or not FEWEST_TOKENS <= room < (request.max_tokens or 0):
+            raise
+    reply = await ask(request.model_copy(update={"max_tokens": room}))
+    return replace(reply, notes=(f"the context has room for {room} tokens of reply",))
 
 
 def _shows(letter: str) -> bool:

@@ -3,7 +3,6 @@
 Light on purpose: the command line reads it without the rest of the server, and `sqlite3` comes with the first use.
 """
 
-import os
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gemma_mcp.errors import GemmaError
 from gemma_mcp.places import Places
-from gemma_mcp.state import make_private
+from gemma_mcp.state import make_private_file
 
 if TYPE_CHECKING:
     import sqlite3
@@ -121,7 +120,7 @@ class SavingsStore:
 
         try:
             if create:
-                _make_private(self.path)
+                make_private_file(self.path)
             with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 _prepare(connection, self.path)
@@ -146,11 +145,6 @@ def _sentence(path: Path, why: str) -> str:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-def _make_private(path: Path) -> None:
-    make_private(path.parent)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _prepare(connection: "Connection", path: Path) -> None:

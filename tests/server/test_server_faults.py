@@ -174,23 +174,15 @@ def test_a_client_that_vanishes_while_its_pipe_is_full_leaves_nothing_behind(hom
     until(lambda: running(home) == 0)
 
 
-def test_a_client_that_closes_both_pipes_while_generating_frees_its_slot(home: EngineHome, project: Path) -> None:
+@pytest.mark.parametrize("close", [RawClient.close_both, RawClient.close_output], ids=["both pipes", "output"])
+def test_a_client_that_closes_its_pipes_while_generating_ends_its_server_and_frees_its_slot(
+    home: EngineHome, project: Path, close: Callable[[RawClient], None]
+) -> None:
     with serving(home.environ, project) as server:
         server.start()
         server.send(server.call(1, prompt=f"!hold {project / 'never'} x"))
         server.wait_for_progress()
-        server.close_both()
-        assert server.process.wait(SECONDS) == 0
-        assert server.errors() == ""
-    until(lambda: running(home) == 0)
-
-
-def test_a_client_that_stops_listening_ends_its_server(home: EngineHome, project: Path) -> None:
-    with serving(home.environ, project) as server:
-        server.start()
-        server.send(server.call(1, prompt=f"!hold {project / 'never'} x"))
-        server.wait_for_progress()
-        server.close_output()
+        close(server)
         assert server.process.wait(SECONDS) == 0
         assert server.errors() == ""
     until(lambda: running(home) == 0)

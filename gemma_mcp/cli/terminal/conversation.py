@@ -3,22 +3,20 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import anyio
 
 from gemma_mcp.cli.terminal.inputs import Attachments, Inputs
 from gemma_mcp.client.pool import EnginePool
-from gemma_mcp.errors import ContextOverflowError, InputRefusedError
 from gemma_mcp.places import Places
-from gemma_mcp.server.replies import Reply, TimeBox, Transcript
+from gemma_mcp.server.replies import Reply, TimeBox, Transcript, with_room
 from gemma_mcp.server.sessions import Limits, Session, Sessions, SessionStore
+from gemma_mcp.server.turn_messages import answer_message, refuse_size, size_of
 from gemma_mcp.settings import Settings
-from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, ChatMessage, GeneratedTokens, ModelCard, TextPart
+from gemma_mcp.wire import ChatCompletion, ChatCompletionRequest, ChatMessage, ModelCard
 
 __all__ = ["Conversation", "Options", "Watcher"]
-
-FEWEST_TOKENS = 16
-"""Below this a reply that has to fit the rest of a context is not worth starting."""
 
 
 @dataclass(frozen=True)
@@ -135,22 +133,20 @@ class _Turn:
     def keep_what_is_there(self) -> None:
         """After an interruption: what the user has seen is part of the conversation, as far as it came."""
         if self._transcript.text:
-            self._keep(self._transcript.text, self._conversation.model, None)
+            self._keep(ChatMessage(role="assistant", content=self._transcript.text), self._conversation.model)
             self._conversation.attached = Attachments()
 
     async def _ask(self, text: str) -> Reply:
         said = self._session.messages if self._session else ()
         self._message, notes = await self._conversation.inputs.message(text, self._conversation.attached, said)
-        self._refuse_size((*said, self._message))
+        refuse_size(sum(map(size_of, (*said, self._message))), self._settings.server.max_prompt_bytes)
         system = self._conversation.system
         opening = (ChatMessage(role="system", content=system),) if system else ()
         reply = await self._reply((*opening, *said, self._message))
-        tokens = GeneratedTokens(ids=reply.tokens, vocabulary=reply.card.vocabulary) if reply.tokens else None
-        self._keep(reply.text, reply.card.model, tokens)
+        self._keep(answer_message(reply), reply.card.model)
         return replace(reply, notes=(*notes, *reply.notes))
 
     async def _reply(self, messages: tuple[ChatMessage, ...]) -> Reply:
-        """With a max_tokens that nobody asked for, a reply that has to be shorter is better than a refusal."""
         options = self._conversation.options
         request = ChatCompletionRequest(
             model=self._conversation.model,
@@ -160,14 +156,7 @@ class _Turn:
             return_tokens=True,
         )
         async with EnginePool(self._settings, self._places) as pool:
-            try:
-                return await self._stream(pool, request)
-            except ContextOverflowError as error:
-                room = error.context_length - error.prompt_tokens
-                if options.max_tokens is not None or not FEWEST_TOKENS <= room < (request.max_tokens or 0):
-                    raise
-            reply = await self._stream(pool, request.model_copy(update={"max_tokens": room}))
-            return replace(reply, notes=(f"the context has room for {room} tokens of reply",))
+            return await with_room(partial(self._stream, pool), request, chosen=options.max_tokens is not None)
 
     async def _stream(self, pool: EnginePool, request: ChatCompletionRequest) -> Reply:
         started = TimeBox(self._settings.server.max_seconds)
@@ -185,10 +174,9 @@ class _Turn:
         elif not self._transcript.text:
             self._watcher.waiting(self._transcript.waiting)
 
-    def _keep(self, text: str, answered_by: str, tokens: GeneratedTokens | None) -> None:
+    def _keep(self, answer: ChatMessage, answered_by: str) -> None:
         assert self._message is not None
         conversation = self._conversation
-        answer = ChatMessage(role="assistant", content=text, tokens=tokens)
         conversation.session = conversation.store.append(
             self._session or conversation.store.new(),
             (self._message, answer),
@@ -196,16 +184,3 @@ class _Turn:
             model=conversation.options.model or (self._session.model if self._session else None),
             answered_by=answered_by,
         )
-
-    def _refuse_size(self, messages: tuple[ChatMessage, ...]) -> None:
-        limit = self._settings.server.max_prompt_bytes
-        size = sum(len(text.encode("utf-8", "replace")) for message in messages for text in _texts(message))
-        if size > limit:
-            why = f"it has {size:,} bytes with everything in it, more than the {limit:,} that are allowed"
-            raise InputRefusedError("prompt", why, "Send less, or raise server.max_prompt_bytes.")
-
-
-def _texts(message: ChatMessage) -> list[str]:
-    if isinstance(message.content, str):
-        return [message.content]
-    return [part.text for part in message.content if isinstance(part, TextPart)]

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gemma_mcp.errors import RequestError
-from gemma_mcp.server.inputs.files import TextFile, TextFiles, compose
+from gemma_mcp.server.inputs.files import TextFile, TextFiles
 from gemma_mcp.server.inputs.images import ImageLimits, Images
 from gemma_mcp.server.inputs.paths import PathPolicy, project_root
+from gemma_mcp.server.turn_messages import refuse_images, user_message
 from gemma_mcp.settings import ServerSettings
-from gemma_mcp.wire import ChatMessage, ImagePart, ImageUrl, TextPart
+from gemma_mcp.wire import ChatMessage
 
 __all__ = ["Attachments", "Inputs"]
 
@@ -59,23 +59,10 @@ class Inputs:
         """
         files = await self.files.read(_expanded(attached.files))
         images = await self.images.read(_expanded(attached.images), "auto")
-        self._refuse_images(len(images), before)
+        refuse_images(len(images), before, self.images.limits.images, "Start a new one: /new")
         notes = tuple(one.note for one in (*files, *images) if one.note)
         piped = [TextFile("stdin", attached.piped)] if attached.piped else []
-        whole = compose([*files, *piped], text)
-        if not images:
-            return ChatMessage(role="user", content=whole), notes
-        parts = [ImagePart(image_url=ImageUrl(url=image.url)) for image in images]
-        return ChatMessage(role="user", content=(*parts, TextPart(text=whole))), notes
-
-    def _refuse_images(self, new: int, before: Sequence[ChatMessage]) -> None:
-        old = sum(isinstance(part, ImagePart) for message in before for part in message.content)
-        limit = self.images.limits.images
-        if new and old + new > limit:
-            raise RequestError(
-                f"The conversation holds {old} images already; with {new} more it would pass the limit of {limit}.",
-                "Start a new one: /new",
-            )
+        return user_message([*files, *piped], images, text), notes
 
 
 def _expanded(specs: Sequence[str]) -> list[str]:

@@ -5,14 +5,13 @@ that was moved away, and none leaves a lock behind. `sqlite3` is imported by the
 """
 
 import contextlib
-import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemma_mcp.errors import RequestError, SessionStoreError, as_clause
-from gemma_mcp.state import make_private
+from gemma_mcp.state import make_private_file
 
 if TYPE_CHECKING:
     import sqlite3
@@ -81,7 +80,7 @@ def opened(folder: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Genera
 
     path = folder / FILE_NAME
     try:
-        _make_private(path)
+        make_private_file(path)
         db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         with contextlib.closing(db):
             _prepare(db, path, migrations)
@@ -107,17 +106,6 @@ def transaction(db: "sqlite3.Connection") -> Generator[None]:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-
-
-def _make_private(path: Path) -> None:
-    """On Windows the user's folders have an access list that says the same."""
-    make_private(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        if os.name != "nt" and os.fstat(descriptor).st_mode & 0o077:
-            path.chmod(0o600)
-    finally:
-        os.close(descriptor)
 
 
 def _prepare(db: "sqlite3.Connection", path: Path, migrations: Sequence[Migration]) -> None:
