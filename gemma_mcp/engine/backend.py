@@ -71,14 +71,14 @@ class MediaPiece(msgspec.Struct, frozen=True, tag="media"):
 Piece = TokenPiece | MediaPiece
 
 
-class Trim(msgspec.Struct, frozen=True):
+class Trim(msgspec.Struct, frozen=True, array_like=True):
     """Shorten a slot's cache to `keep` positions; 0 empties it."""
 
     slot: int
     keep: int
 
 
-class TokenRow(msgspec.Struct, frozen=True, gc=False, tag="tokens"):
+class TokenRow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tokens"):
     """Tokens to compute at `position` and after; with `sample` one more is chosen after the last."""
 
     slot: int
@@ -87,7 +87,7 @@ class TokenRow(msgspec.Struct, frozen=True, gc=False, tag="tokens"):
     sample: bool
 
 
-class MediaRow(msgspec.Struct, frozen=True, gc=False, tag="media"):
+class MediaRow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="media"):
     """An image to compute at `position`."""
 
     slot: int
@@ -98,14 +98,14 @@ class MediaRow(msgspec.Struct, frozen=True, gc=False, tag="media"):
 Row = TokenRow | MediaRow
 
 
-class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Step(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """Everything one turn of the scheduler's loop wants: first the trims, then the rows, token rows in one pass."""
 
     trims: tuple[Trim, ...] = ()
     rows: tuple[Row, ...] = ()
 
 
-class Sampled(msgspec.Struct, frozen=True, gc=False):
+class Sampled(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A chosen token: its id, its bytes (empty for control tokens), whether it ends generation."""
 
     token: int
@@ -114,7 +114,7 @@ class Sampled(msgspec.Struct, frozen=True, gc=False):
     logprob: TokenLogprob | None = None
 
 
-class Output(msgspec.Struct, frozen=True, gc=False):
+class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a sampling row gave: one token, or several from a backend that speculates.
 
     `error`: why none could be chosen, as `gemma_mcp.errors.describe` writes it; that ends this row's request alone.
@@ -125,7 +125,7 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     error: dict[str, Any] | None = None
 
 
-class StepResult(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class StepResult(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """What became of a step.
 
     `kept`: for each trimmed slot the positions that could be kept; a sliding-window cache may keep fewer than asked.

@@ -81,11 +81,13 @@ class Job:
         """A worker died on this job when it had so many tokens: it runs alone until it has more."""
         self.strikes = 0
         self._assembler = TextAssembler(request.stop)
+        self._taken: list[bytes] = []
+        """What was taken since text was last posted."""
         self._unsent_tokens = 0
         self._unsent_logprobs: list[TokenLogprob] = []
         self._covered_bytes = 0
         """Of the text that was sent, those that belong to tokens whose log-probabilities were not."""
-        self.events: Mailbox[Event | GemmaError] = Mailbox()
+        self.events: Mailbox[Event] = Mailbox()
         self._submitted = submitted
         self._admitted: float | None = None
         self._first: float | None = None
@@ -135,24 +137,32 @@ class Job:
         self.post(Prefill(done, len(self.prompt.ids), self.cached_tokens))
 
     def take(self, sampled: Sampled) -> FinishReason | None:
-        """A token was chosen: send its text. Says why the reply is over, if it is."""
-        now = time.monotonic()
-        self._decoding = self._decoding or now
+        """A token was chosen. Says why the reply is over, if it is; else its text waits for `post_taken`."""
+        if self._decoding is None:
+            self._decoding = time.monotonic()
         if sampled.end:
             return "stop"
         self.tokens.append(sampled.token)
-        self._unsent_tokens += 1
+        self._taken.append(sampled.piece)
         if sampled.logprob is not None:
             self._unsent_logprobs.append(sampled.logprob)
-        self._post_text(self._assembler.push(sampled.piece), now)
-        if self._assembler.stopped:
-            self._unsent_logprobs.clear()  # those of the stop string
-            return "stop"
+        if self.request.stop:
+            self.post_taken()
+            if self._assembler.stopped:
+                self._unsent_logprobs.clear()  # those of the stop string
+                return "stop"
         return "length" if len(self.tokens) >= self.limit else None
 
-    def _post_text(self, text: str, now: float) -> None:
+    def post_taken(self) -> None:
+        """Send the text of what was taken, as far as it is certain."""
+        if self._taken:
+            self._unsent_tokens += len(self._taken)
+            taken, self._taken = b"".join(self._taken), []
+            self._post_text(self._assembler.push(taken))
+
+    def _post_text(self, text: str) -> None:
         if text and self._first is None:
-            self._first = now
+            self._first = time.monotonic()
         logprobs = self._certain_logprobs(text) if self._unsent_logprobs else ()
         if text or logprobs:
             self.post(Delta(text, self._unsent_tokens, logprobs))
@@ -180,7 +190,8 @@ class Job:
 
     def finish(self, reason: FinishReason) -> None:
         """End the reply, giving out what was held back."""
-        self._post_text(self._assembler.flush(), time.monotonic())
+        self.post_taken()
+        self._post_text(self._assembler.flush())
         if self._unsent_tokens:
             self.post(Delta("", self._unsent_tokens))
         usage = Usage(len(self.prompt.ids), self.completion_tokens, self.cached_tokens)
@@ -189,9 +200,10 @@ class Job:
         self.close()
 
     def fail(self, error: GemmaError) -> None:
-        """End the reply with an error."""
-        self.events.put(error)
-        self.close()
+        """End the reply with an error, after the text that there is."""
+        self.post_taken()
+        self.finished = True
+        self.events.close(error)
 
     def close(self) -> None:
         """End it without a word; what is sent after this goes nowhere."""

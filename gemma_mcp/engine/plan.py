@@ -1,6 +1,6 @@
 """What the next forward pass computes: one row per decoding slot first, then prompt chunks in what is left."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gemma_mcp.engine.backend import MediaRow, Row, TokenRow
 from gemma_mcp.engine.job import Job
@@ -14,29 +14,33 @@ def plan_rows(jobs: Sequence[Job], step_tokens: int, prefill_chunk: int) -> tupl
     Prompts share `prefill_chunk` tokens of a step, so that decoding slots wait no longer than that, and at most one
     image is computed. A step never has more than `step_tokens` tokens.
     """
-    decoding = [job for job in jobs if job.decoding][:step_tokens]
-    rows: list[Row] = [_token_row(job, 1) for job in decoding]
-    budget = min(prefill_chunk, step_tokens - len(rows))
-    image_planned = False
+    rows: list[Row] = []
+    reading: list[Job] = []
     for job in jobs:
-        if job.decoding or budget <= 0:
-            continue
-        span = job.next_span()
-        if span is not None and span.start == job.position:
-            if not image_planned:
-                rows.append(MediaRow(_slot(job), job.position, span.media))
-                image_planned = True
-            continue
-        end = span.start if span is not None else len(job.tokens)
-        count = min(budget, end - job.position)
-        rows.append(_token_row(job, count))
-        budget -= count
+        if not job.decoding:
+            reading.append(job)
+        elif len(rows) < step_tokens:
+            rows.append(TokenRow(_slot(job), job.position, (job.tokens[-1],), sample=True))
+    if reading:
+        rows += _prompt_rows(reading, min(prefill_chunk, step_tokens - len(rows)))
     return tuple(rows)
 
 
-def _token_row(job: Job, count: int) -> TokenRow:
-    end = job.position + count
-    return TokenRow(_slot(job), job.position, tuple(job.tokens[job.position : end]), sample=end == len(job.tokens))
+def _prompt_rows(jobs: Sequence[Job], budget: int) -> Iterator[Row]:
+    image_planned = False
+    for job in jobs:
+        if budget <= 0:
+            return
+        span = job.next_span()
+        if span is not None and span.start == job.position:
+            if not image_planned:
+                yield MediaRow(_slot(job), job.position, span.media)
+                image_planned = True
+            continue
+        end = span.start if span is not None else len(job.tokens)
+        stop = min(job.position + budget, end)
+        yield TokenRow(_slot(job), job.position, tuple(job.tokens[job.position : stop]), stop == len(job.tokens))
+        budget -= stop - job.position
 
 
 def _slot(job: Job) -> int:

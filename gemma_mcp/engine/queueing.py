@@ -66,7 +66,7 @@ class Intake:
         self._withdraw_running = withdraw
         self._work = work
         self._arriving = 0
-        self.alone = anyio.Lock(fast_acquire=True)
+        self.alone = asyncio.Lock()
         """Held during a step, and by a prompt whose encoding a worker did not survive: no two suspects at once."""
         self._executor: AsyncExecutor | None = None
         self._suspended = anyio.Event()
@@ -92,7 +92,7 @@ class Intake:
         job = await self._accept_in_time(request, submitted)
         timer = self._start_timer(job, submitted)
         try:
-            yield _events(job)
+            yield job.events
         finally:
             if timer is not None:
                 timer.cancel()
@@ -280,13 +280,6 @@ async def encode(executor: AsyncExecutor, request: GenerationRequest) -> Prompt:
 
 def _tokens(pieces: Iterable[Piece]) -> int:
     return sum(len(piece.ids) for piece in pieces if not isinstance(piece, MediaPiece))
-
-
-async def _events(job: Job) -> AsyncIterator[Event]:
-    async for event in job.events:
-        if isinstance(event, GemmaError):
-            raise event
-        yield event
 
 
 def _digest(request: GenerationRequest) -> bytes:

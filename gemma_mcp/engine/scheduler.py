@@ -6,6 +6,7 @@ computes them again. Each job of the fatal step then gets steps of its own until
 which kills workers is found out without its neighbours: it is refused, now and when it comes again.
 """
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -56,7 +57,9 @@ class Scheduler:
         self._clock = itertools.count(1)
         self._work = Signal()
         self._executor: AsyncExecutor | None = None
-        self._stepping: frozenset[Job] = frozenset()
+        self._stepping: Sequence[Job] = ()
+        self._took: Sequence[Job] = ()
+        self._loop = asyncio.get_running_loop()
         self._opening = 0
         self._intake = Intake(
             queue_limit=queue_limit, free_slots=self._free_slots, withdraw=self._interrupt, work=self._work
@@ -126,14 +129,14 @@ class Scheduler:
         if not step.rows and not step.trims:
             await self._rest(executor)
             return
-        self._stepping = frozenset(self._jobs_of(step.rows))
+        self._stepping = self._jobs_of(step.rows)
         try:
             self._commit(step, await self._execute(executor, step))
         except WorkerDiedError:
             raise
         except GemmaError as error:
             self._abandon(step, error)
-        self._stepping = frozenset()
+        self._stepping = ()
         self._counters.step_seconds += time.perf_counter() - started
 
     async def _execute(self, executor: AsyncExecutor, step: Step) -> StepResult:
@@ -170,7 +173,7 @@ class Scheduler:
 
     async def _open(self, executor: AsyncExecutor, slot: Slot, job: Job) -> bool:
         """Set the slot's sampler up. False when the job's options are refused, or it was cancelled meanwhile."""
-        self._stepping = frozenset((job,))
+        self._stepping = (job,)
         self._opening = 1  # it has left the queue, and its slot is as good as taken
         try:
             async with self._intake.alone:
@@ -182,7 +185,7 @@ class Scheduler:
             job.fail(error)
         finally:
             self._opening = 0
-        self._stepping = frozenset()
+        self._stepping = ()
         return not job.finished
 
     def _place(self, job: Job, slot: Slot, keep: int) -> None:
@@ -253,17 +256,17 @@ class Scheduler:
     def _commit_rows(self, step: Step) -> None:
         for row in step.rows:
             slot, job = self._slot_and_job(row.slot)
-            count = _row_length(job, row)
-            end = job.position + count
-            slot.ids += job.tokens[job.position : end]
+            start, end = job.position, job.position + _row_length(job, row)
+            slot.ids += job.tokens[start:end]
             job.position = end
             if end <= len(job.prompt.ids):
-                self._counters.prompt_tokens += count
+                self._counters.prompt_tokens += end - start
                 job.post_prefill()
 
     def _commit_tokens(self, result: StepResult) -> None:
-        for output in result.outputs:
-            _, job = self._slot_and_job(output.slot)
+        """The readers get their text while the worker computes the next step."""
+        self._took = [self._slot_and_job(output.slot)[1] for output in result.outputs]
+        for output, job in zip(result.outputs, self._took, strict=True):
             if output.error is not None and not job.finished:
                 job.fail(restore(output.error))
             for sampled in output.tokens:
@@ -275,6 +278,12 @@ class Scheduler:
                     job.finish(reason)
             if job.probation and len(job.tokens) > job.probation:
                 job.probation = 0
+        self._loop.call_soon(self._post_taken)
+
+    def _post_taken(self) -> None:
+        for job in self._took:
+            job.post_taken()
+        self._took = ()
 
     def _commit_partly(self, step: Step, result: StepResult) -> None:
         """Nothing was sampled; the worker says how far each slot's cache is valid."""
@@ -340,26 +349,25 @@ class Scheduler:
             job.lose_cache()
         self._intake.put_back(back)
         self._running.clear()
-        self._stepping = frozenset()
+        self._stepping = ()
         self._trims.clear()
 
     async def _encode_again(self, executor: AsyncExecutor) -> None:
         """Images that an earlier worker prepared died with it."""
         for job in list(self._intake.waiting):
             if job.prompt.spans and not job.finished:
-                self._stepping = frozenset((job,))
+                self._stepping = (job,)
                 async with self._intake.alone:
                     job.prompt = await encode(executor, job.request)
                 job.prepared_by = executor
                 if job.finished:  # its reader left meanwhile
                     self._intake.release_media(job)
-        self._stepping = frozenset()
+        self._stepping = ()
 
     # --- small things -----------------------------------------------------------------------------------------
 
-    def _jobs_of(self, rows: Iterable[Row]) -> Iterable[Job]:
-        jobs = (self._slots[row.slot].job for row in rows)
-        return (job for job in jobs if job is not None)
+    def _jobs_of(self, rows: Iterable[Row]) -> list[Job]:
+        return [job for row in rows if (job := self._slots[row.slot].job) is not None]
 
     def _slot_and_job(self, index: int) -> tuple[Slot, Job]:
         slot = self._slots[index]

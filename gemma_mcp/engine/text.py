@@ -25,6 +25,8 @@ class TextAssembler:
 
     def push(self, piece: bytes) -> str:
         """The text that has become certain. After a stop string was met, `stopped` is true and nothing follows."""
+        if not self._stop:  # the way of nearly every token
+            return self._decoder.decode(piece)
         if self.stopped:
             return ""
         self._held += self._decoder.decode(piece)
