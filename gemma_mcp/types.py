@@ -132,7 +132,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded model says of itself. `context_length` is per request, in tokens; `slots` is how many run at once.
 
     `step_tokens` bounds the tokens of one step; `window` is the sliding window in tokens, 0 without one. `vocabulary`
-    differs between vocabularies in which token ids mean different texts.
+    differs between vocabularies in which token ids mean different texts. `forks`: whether a fork keeps anything.
     """
 
     architecture: str
@@ -151,6 +151,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos: str = ""
     fim: FimTokens | None = None
     images: bool = False
+    forks: bool = False
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):

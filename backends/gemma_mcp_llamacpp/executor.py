@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from gemma_mcp.engine.backend import (
+    Fork,
     MediaRow,
     Output,
     Piece,
+    Row,
+    Save,
     SlotOptions,
     Step,
     StepResult,
@@ -24,14 +28,14 @@ from gemma_mcp.types import Control, Media, ModelInfo, Segment, Tokens
 from gemma_mcp_llamacpp.candidates import Candidates
 from gemma_mcp_llamacpp.log import Reasons, native_log
 from gemma_mcp_llamacpp.media import Projector
-from gemma_mcp_llamacpp.native import ABORTED, DONE, NO_ROOM, Context, Model
+from gemma_mcp_llamacpp.native import ABORTED, DONE, NO_ROOM, Context, Model, Saved
 from gemma_mcp_llamacpp.samplers import Chooser
 from gemma_mcp_llamacpp.vocabulary import Vocabulary, merge
 
 __all__ = ["LlamaCppExecutor"]
 
 Status = Literal["done", "interrupted", "no_room"]
-Saved = dict[int, NDArray[np.float32]]
+Logits = dict[int, NDArray[np.float32]]
 
 
 class LlamaCppExecutor:
@@ -47,6 +51,7 @@ class LlamaCppExecutor:
         self._context = context
         self._candidates = Candidates(vocabulary.size)
         self._choosers: dict[int, Chooser] = {}
+        self._checkpoints: dict[int, Saved] = {}
         self._lengths = [0] * context.slots
         self._reading = threading.Lock()
         self._closed = False
@@ -133,9 +138,21 @@ class LlamaCppExecutor:
         return TokenPiece(tuple(token for run in runs for token in run))
 
     def _step(self, step: Step) -> StepResult:
+        saved, kept = self._rearrange(step)
+        result = self._compute(step.rows)
+        return structs.replace(result, kept=kept | result.kept, saved=saved)
+
+    def _rearrange(self, step: Step) -> tuple[dict[int, int], dict[int, int]]:
+        """What comes before the rows: the bytes of checkpoints, and what trims and forks kept."""
+        for checkpoint in step.drops:
+            self._checkpoints.pop(checkpoint, None)
+        saved = {save.checkpoint: self._save(save) for save in step.saves}
         kept = {trim.slot: self._trim(trim) for trim in step.trims}
-        tokens = [row for row in step.rows if isinstance(row, TokenRow)]
-        media = [row for row in step.rows if isinstance(row, MediaRow)]
+        return saved, kept | {fork.target: self._fork(fork) for fork in step.forks}
+
+    def _compute(self, step_rows: Sequence[Row]) -> StepResult:
+        tokens = [row for row in step_rows if isinstance(row, TokenRow)]
+        media = [row for row in step_rows if isinstance(row, MediaRow)]
         started = time.perf_counter()
         rows, status = self._compute_tokens(tokens)
         saved = self._saved(tokens, rows) if media and status == "done" else None
@@ -143,20 +160,38 @@ class LlamaCppExecutor:
             status = self._compute_media(media)
         computed = time.perf_counter()
         if status != "done":
-            kept |= {row.slot: self._resync(row.slot) for row in step.rows}
+            kept = {row.slot: self._resync(row.slot) for row in step_rows}
             return StepResult(kept=kept, status=status, compute_seconds=computed - started)
         outputs = self._sample(tokens, rows, saved)
         return StepResult(
-            kept=kept,
             outputs=outputs,
             compute_seconds=computed - started,
             sample_seconds=time.perf_counter() - computed,
         )
 
+    def _save(self, save: Save) -> int:
+        self._check_slot(save.slot)
+        saved = self._checkpoints[save.checkpoint] = self._context.save(save.slot)
+        return len(saved.state)
+
     def _trim(self, trim: Trim) -> int:
         self._check_slot(trim.slot)
-        kept = self._lengths[trim.slot] = self._context.trim(trim.slot, max(0, trim.keep))
+        kept = self._lengths[trim.slot] = self._context.trim(trim.slot, max(0, trim.keep), self._spare(trim))
         return kept
+
+    def _fork(self, fork: Fork) -> int:
+        self._check_slot(fork.source)
+        self._check_slot(fork.target)
+        if fork.source == fork.target or not 0 < fork.keep <= self._lengths[fork.source]:
+            raise StepFailedError(f"{fork.keep} positions of slot {fork.source} cannot go to slot {fork.target}.")
+        kept = self._context.fork(fork.source, fork.target, fork.keep, self._spare(fork))
+        self._lengths[fork.target] = kept
+        return kept
+
+    def _spare(self, change: Trim | Fork) -> Saved | None:
+        """The checkpoint that a trim or fork may fall back on."""
+        saved = None if change.spare is None else self._checkpoints.get(change.spare.checkpoint)
+        return saved if saved is not None and 0 < saved.positions <= change.keep else None
 
     def _compute_tokens(self, rows: Sequence[TokenRow]) -> tuple[list[int], Status]:
         if not rows:
@@ -200,12 +235,12 @@ class LlamaCppExecutor:
         length = self._lengths[slot] = self._context.length(slot)
         return length
 
-    def _saved(self, rows: Sequence[TokenRow], last: Sequence[int]) -> Saved:
+    def _saved(self, rows: Sequence[TokenRow], last: Sequence[int]) -> Logits:
         """Copies of the logits that are still to be sampled from: the next pass overwrites them."""
         size = self._vocabulary.size
         return {i: self._context.logits(i, size).copy() for row, i in zip(rows, last, strict=True) if row.sample}
 
-    def _sample(self, rows: Sequence[TokenRow], last: Sequence[int], saved: Saved | None) -> tuple[Output, ...]:
+    def _sample(self, rows: Sequence[TokenRow], last: Sequence[int], saved: Logits | None) -> tuple[Output, ...]:
         outputs: list[Output] = []
         for row, index in zip(rows, last, strict=True):
             if row.sample:

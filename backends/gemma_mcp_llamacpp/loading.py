@@ -112,4 +112,5 @@ def _info(
         eos=vocabulary.eos_text,
         fim=vocabulary.fim,
         images=images,
+        forks=True,
     )

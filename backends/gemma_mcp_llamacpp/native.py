@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
@@ -15,7 +16,7 @@ from gemma_mcp.errors import LoadFailedError, StepFailedError
 from gemma_mcp_llamacpp.devices import Device
 from gemma_mcp_llamacpp.log import native_log
 
-__all__ = ["ABORTED", "DONE", "NO_ROOM", "Batch", "Context", "Model"]
+__all__ = ["ABORTED", "DONE", "NO_ROOM", "Batch", "Context", "Model", "Saved"]
 
 DONE, NO_ROOM, ABORTED = 0, 1, 2
 """Codes of llama_decode."""
@@ -85,6 +86,14 @@ class _Progress:
 def _string(read: Callable[[ctypes.Array[ctypes.c_char], int], int]) -> str:
     buffer = ctypes.create_string_buffer(512)
     return buffer.value.decode("utf-8", "replace") if read(buffer, len(buffer)) >= 0 else ""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A window's cells, as llama.cpp writes them, of a slot that held so many positions."""
+
+    positions: int
+    state: "ctypes.Array[ctypes.c_uint8]"
 
 
 class Batch:
@@ -173,16 +182,46 @@ class Context:
         """How many positions of a slot are valid."""
         return llama_cpp.llama_memory_seq_pos_max(self._memory, slot) + 1
 
-    def trim(self, slot: int, keep: int) -> int:
-        """Shorten a slot's cache to `keep` positions, or to none where the window cache has forgotten too much."""
+    def trim(self, slot: int, keep: int, spare: Saved | None) -> int:
+        """Shorten a slot's cache to `keep` positions, or to those of the spare where the window has moved on."""
         length = self.length(slot)
         if keep >= length:
             return length
         llama_cpp.llama_memory_seq_rm(self._memory, slot, keep, -1)  # says true even where the window is gone
-        if keep and self._window and not self._remembers(slot, keep):
-            llama_cpp.llama_memory_seq_rm(self._memory, slot, 0, -1)
-            return 0
-        return keep
+        if not keep or not self._window or self._remembers(slot, keep):
+            return keep
+        return self._restore(slot, spare)
+
+    def fork(self, source: int, target: int, keep: int, spare: Saved | None) -> int:
+        """Let `target` share the first `keep` positions of `source`; how many it has then.
+
+        The cells of a window are copied, not shared: llama.cpp never uses a window's cell anew that two slots hold.
+        """
+        llama_cpp.llama_memory_seq_rm(self._memory, target, 0, -1)
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, keep)
+        if not self._window:
+            return keep
+        if (spare is None or spare.positions < keep) and self._remembers(target, keep):
+            spare = self.save(target)
+        return self._restore(target, spare)
+
+    def save(self, slot: int) -> Saved:
+        """What the window of a slot holds, as far as the next position needs it."""
+        size = self._window_bytes(slot)
+        state = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data_ext(self.handle, state, size, slot, _WINDOW_ONLY)
+        return Saved(self.length(slot), state)
+
+    def _restore(self, slot: int, spare: Saved | None) -> int:
+        """Cut a slot back to what was saved, in cells of its own; to nothing when nothing was, or there is no room."""
+        if spare is not None:
+            llama_cpp.llama_memory_seq_rm(self._memory, slot, spare.positions, -1)
+            with native_log().errors():
+                llama_cpp.llama_state_seq_set_data_ext(self.handle, spare.state, len(spare.state), slot, _WINDOW_ONLY)
+            if self._remembers(slot, spare.positions):
+                return spare.positions
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, 0, -1)
+        return 0
 
     def logits(self, row: int, size: int) -> NDArray[np.float32]:
         """The logits of a row of the last pass: a view that the next pass overwrites."""

@@ -14,6 +14,7 @@ from gemma_mcp.types import Grammar, ModelInfo, ModelSpec, Sampling, Segment, To
 __all__ = [
     "Backend",
     "Executor",
+    "Fork",
     "LoadOptions",
     "MediaPiece",
     "MediaRow",
@@ -22,7 +23,9 @@ __all__ = [
     "Piece",
     "Row",
     "Sampled",
+    "Save",
     "SlotOptions",
+    "Spare",
     "Step",
     "StepResult",
     "TokenPiece",
@@ -71,11 +74,37 @@ class MediaPiece(msgspec.Struct, frozen=True, tag="media"):
 Piece = TokenPiece | MediaPiece
 
 
+class Spare(msgspec.Struct, frozen=True, array_like=True):
+    """A checkpoint to fall back on where a sliding window has moved on: its number, and the positions it stands for."""
+
+    checkpoint: int
+    positions: int
+
+
+class Save(msgspec.Struct, frozen=True, array_like=True):
+    """Keep what a slot's sliding window holds now as a checkpoint, until it is dropped."""
+
+    slot: int
+    checkpoint: int
+
+
 class Trim(msgspec.Struct, frozen=True, array_like=True):
-    """Shorten a slot's cache to `keep` positions; 0 empties it."""
+    """Shorten a slot's cache to `keep` positions, or to the spare's; 0 empties it."""
 
     slot: int
     keep: int
+    spare: Spare | None = None
+
+
+class Fork(msgspec.Struct, frozen=True, array_like=True):
+    """Let a slot's cache begin as another's does, with its first `keep` positions, or the spare's. What was in the
+    target is gone. Runtimes share the memory if they can.
+    """
+
+    source: int
+    target: int
+    keep: int
+    spare: Spare | None = None
 
 
 class TokenRow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tokens"):
@@ -99,10 +128,22 @@ Row = TokenRow | MediaRow
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
-    """Everything one turn of the scheduler's loop wants: first the trims, then the rows, token rows in one pass."""
+    """Everything one turn of the scheduler's loop wants, in this order; token rows in one pass.
 
+    `drops`: checkpoints that are not needed any more. Checkpoints that a spare names were made from caches that began
+    with the same tokens and images.
+    """
+
+    drops: tuple[int, ...] = ()
+    saves: tuple[Save, ...] = ()
     trims: tuple[Trim, ...] = ()
+    forks: tuple[Fork, ...] = ()
     rows: tuple[Row, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.rows or self.trims or self.forks or self.saves)
 
 
 class Sampled(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -128,13 +169,15 @@ class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class StepResult(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """What became of a step.
 
-    `kept`: for each trimmed slot the positions that could be kept; a sliding-window cache may keep fewer than asked.
+    `kept`: for each trimmed slot, and for the target of each fork, the positions that could be kept; a sliding-window
+    cache may keep fewer than asked. `saved`: the bytes of each checkpoint that was made.
     `status`: "done"; "interrupted" by `interrupt`; "no_room" when the KV cache is full. After the last two no row was
     sampled, and `kept` also says for every slot with a row how many positions its cache holds now, all of them valid.
     `compute_seconds` and `sample_seconds`: time in the runtime and in the samplers.
     """
 
     kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
     outputs: tuple[Output, ...] = ()
     status: Literal["done", "interrupted", "no_room"] = "done"
     compute_seconds: float = 0.0

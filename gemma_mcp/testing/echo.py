@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gemma_mcp.engine.backend import (
     Executor,
+    Fork,
     LoadOptions,
     MediaPiece,
     MediaRow,
@@ -28,6 +29,7 @@ from gemma_mcp.engine.backend import (
     Piece,
     Sampled,
     SlotOptions,
+    Spare,
     Step,
     StepResult,
     TokenPiece,
@@ -52,6 +54,7 @@ CONTROLS = {
     "<|fim_middle|>": FIM_MIDDLE,
 }
 MEDIA_POSITIONS = 4
+CHECKPOINT_BYTES = 1000
 POLL_SECONDS = 0.01
 
 TEMPLATE = (
@@ -124,11 +127,14 @@ class EchoExecutor:
             eos="<eos>",
             fim=FimTokens("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>") if fim else None,
             images=images,
+            forks=True,
         )
         self._slots = [_Slot() for _ in range(options.slots)]
         self._die = die
         self._media: dict[int, tuple[str, int]] = {}
         self._names: dict[int, str] = {}
+        self._checkpoints: dict[int, int] = {}
+        """The positions that each stands for."""
         self._handles = itertools.count(1)
         self._interrupted = threading.Event()
 
@@ -199,26 +205,51 @@ class EchoExecutor:
 
     def _step(self, step: Step) -> StepResult:
         started = time.perf_counter()
-        kept = {trim.slot: self._trim(self._slot(trim.slot), trim.keep) for trim in step.trims}
+        saved, kept = self._rearrange(step)
         before = {row.slot: len(self._slot(row.slot).cells) for row in step.rows}
         outputs = tuple(output for row in step.rows if (output := self._compute(row)) is not None)
         if self._interrupted.is_set():
             for slot, size in before.items():
                 del self._slots[slot].cells[size:]
-            return StepResult(kept=kept | before, status="interrupted")
-        return StepResult(kept=kept, outputs=outputs, compute_seconds=time.perf_counter() - started)
+            return StepResult(kept=kept | before, saved=saved, status="interrupted")
+        seconds = time.perf_counter() - started
+        return StepResult(kept=kept, saved=saved, outputs=outputs, compute_seconds=seconds)
+
+    def _rearrange(self, step: Step) -> tuple[dict[int, int], dict[int, int]]:
+        """What comes before the rows: the bytes of checkpoints, and what trims and forks kept."""
+        for checkpoint in step.drops:
+            self._checkpoints.pop(checkpoint, None)
+        for save in step.saves:
+            self._checkpoints[save.checkpoint] = len(self._slot(save.slot).cells)
+        saved = {save.checkpoint: CHECKPOINT_BYTES for save in step.saves}
+        kept = {trim.slot: self._trim(self._slot(trim.slot), trim.keep, trim.spare) for trim in step.trims}
+        return saved, kept | {fork.target: self._fork(fork) for fork in step.forks}
 
     def _slot(self, index: int) -> _Slot:
         if not 0 <= index < len(self._slots):
             raise StepFailedError(f"There is no slot {index}; there are {len(self._slots)}.")
         return self._slots[index]
 
-    def _trim(self, slot: _Slot, keep: int) -> int:
+    def _trim(self, slot: _Slot, keep: int, spare: Spare | None) -> int:
         if self._info.window and slot.oldest > max(0, keep - self._info.window):
-            keep = 0
+            keep = self._restored(slot, keep, spare)
         del slot.cells[keep:]
         slot.oldest = min(slot.oldest, keep)
         return keep
+
+    def _restored(self, slot: _Slot, keep: int, spare: Spare | None) -> int:
+        positions = 0 if spare is None else self._checkpoints.get(spare.checkpoint, 0)
+        if not 0 < positions <= keep:
+            return 0
+        slot.oldest = max(0, positions - self._info.window)
+        return positions
+
+    def _fork(self, fork: Fork) -> int:
+        source, target = self._slot(fork.source), self._slot(fork.target)
+        if fork.source == fork.target or not 0 < fork.keep <= len(source.cells):
+            raise StepFailedError(f"{fork.keep} positions of slot {fork.source} cannot go to slot {fork.target}.")
+        target.cells, target.oldest = list(source.cells), source.oldest
+        return self._trim(target, fork.keep, fork.spare)
 
     def _compute(self, row: TokenRow | MediaRow) -> Output | None:
         slot = self._slots[row.slot]

@@ -15,11 +15,13 @@ import anyio
 import anyio.lowlevel
 
 from gemma_mcp.engine.backend import (
+    Fork,
     MediaPiece,
     Output,
     Piece,
     Sampled,
     SlotOptions,
+    Spare,
     Step,
     StepResult,
     TokenPiece,
@@ -30,6 +32,7 @@ from gemma_mcp.types import Media, ModelInfo, Segment
 
 CONTEXT = 96
 IMAGE_POSITIONS = 3
+CHECKPOINT_BYTES = 100
 END = 0
 
 
@@ -86,6 +89,7 @@ class Faults:
     """Trims keep less than they were asked to, now and then."""
     slow_images: bool = False
     """Encoding takes many turns of the loop."""
+    forks: bool = True
 
 
 @dataclass
@@ -98,6 +102,8 @@ class Record:
     """Seeds in each fatal step, or whose options were set when the worker died."""
     died_encoding: list[tuple[Segment, ...]] = field(default_factory=list[tuple[Segment, ...]])
     failed: set[int] = field(default_factory=set[int])
+    forks: int = 0
+    restored: int = 0
     full: bool = False
     interrupted: bool = False
     computed: dict[int, int] = field(default_factory=dict[int, int])
@@ -129,10 +135,12 @@ class ScriptedWorker:
             slots=slots,
             step_tokens=step_tokens,
             window=faults.window,
+            forks=faults.forks,
         )
         self.pid = record.workers
         self.slots = [Cells() for _ in range(slots)]
         self.images: dict[int, bytes] = {}
+        self.checkpoints: dict[int, list[int]] = {}
         self.faults = faults
         self._record = record
         self._chance = chance
@@ -208,20 +216,24 @@ class ScriptedWorker:
         self._record.steps += 1
         self._check_step(step)
         self._stepping, self._interrupted = True, self._record.steps in self.faults.interrupts
-        seeds = frozenset(seed for row in step.rows if (seed := self.slots[row.slot].seed) is not None)
+        forked = [fork.target for fork in step.forks]
+        seeds = self._seeds([row.slot for row in step.rows])
         try:
             self._have_accidents(step, seeds)
             await self._dawdle()
             return self._run(step)
         except WorkerDiedError:
-            self._record.died_with.append(seeds)
+            self._record.died_with.append(seeds | self._seeds(forked))
             raise
         finally:
             self._stepping = False
 
+    def _seeds(self, slots: Sequence[int]) -> frozenset[int]:
+        return frozenset(seed for slot in slots if (seed := self.slots[slot].seed) is not None)
+
     def _check_step(self, step: Step) -> None:
         rows = [row.slot for row in step.rows]
-        self._check(bool(step.rows or step.trims), "the step is empty")
+        self._check(not step.empty, "the step is empty")
         self._check(len(set(rows)) == len(rows), "a slot has two rows")
         counts = [len(row.tokens) for row in step.rows if isinstance(row, TokenRow)]
         self._check(sum(counts) <= self.info.step_tokens, f"{sum(counts)} tokens in one step")
@@ -237,22 +249,41 @@ class ScriptedWorker:
             raise StepFailedError("The pass failed.")
 
     def _run(self, step: Step) -> StepResult:
-        kept = {trim.slot: self._trim(self.slots[trim.slot], trim.keep) for trim in step.trims}
+        saved, kept = self._rearrange(step)
         before = {row.slot: len(self.slots[row.slot].cells) for row in step.rows}
         for row in step.rows:
             self._check(row.position == before[row.slot], f"position {row.position} after {before[row.slot]} cells")
         if self._interrupted:
             self._record.interrupted = True
             return StepResult(
-                kept=kept | {row.slot: self._compute_part(row) for row in step.rows}, status="interrupted"
+                kept=kept | {row.slot: self._compute_part(row) for row in step.rows}, saved=saved, status="interrupted"
             )
         added = {row.slot: self._cells_of(row) for row in step.rows}
         if sum(len(slot.cells) for slot in self.slots) + sum(map(len, added.values())) > self.faults.capacity:
             self._record.full = True
-            return StepResult(kept=kept | before, status="no_room")
+            return StepResult(kept=kept | before, saved=saved, status="no_room")
         for index, cells in added.items():
             self._add(self.slots[index], cells)
-        return StepResult(kept=kept, outputs=tuple(self._outputs(step)))
+        return StepResult(kept=kept, saved=saved, outputs=tuple(self._outputs(step)))
+
+    def _rearrange(self, step: Step) -> tuple[dict[int, int], dict[int, int]]:
+        for checkpoint in step.drops:
+            self._check(checkpoint in self.checkpoints, f"checkpoint {checkpoint} is dropped, and it is not there")
+            self.checkpoints.pop(checkpoint, None)
+        for save in step.saves:
+            self._check(save.checkpoint not in self.checkpoints, f"checkpoint {save.checkpoint} is made twice")
+            self.checkpoints[save.checkpoint] = list(self.slots[save.slot].cells)
+        saved = {save.checkpoint: CHECKPOINT_BYTES for save in step.saves}
+        kept = {trim.slot: self._trim(self.slots[trim.slot], trim.keep, trim.spare) for trim in step.trims}
+        return saved, kept | {fork.target: self._fork(fork) for fork in step.forks}
+
+    def _fork(self, fork: Fork) -> int:
+        source, target = self.slots[fork.source], self.slots[fork.target]
+        self._check(fork.source != fork.target, "a slot is forked onto itself")
+        self._check(0 < fork.keep <= len(source.cells), f"a fork of {fork.keep} of {len(source.cells)} cells")
+        target.cells, target.oldest = list(source.cells), source.oldest
+        self._record.forks += 1
+        return self._trim(target, fork.keep, fork.spare)
 
     def _outputs(self, step: Step) -> list[Output]:
         return [
@@ -283,15 +314,27 @@ class ScriptedWorker:
         if self.faults.window:
             slot.oldest = max(slot.oldest, len(slot.cells) - 2 * self.faults.window)
 
-    def _trim(self, slot: Cells, keep: int) -> int:
+    def _trim(self, slot: Cells, keep: int, spare: Spare | None) -> int:
         self._check(keep <= len(slot.cells), f"a trim to {keep} of {len(slot.cells)} cells")
         if self.faults.stingy_trims and self._chance.random() < 0.3:
             keep = self._chance.randrange(keep + 1)
         if self.faults.window and slot.oldest > max(0, keep - self.faults.window):
-            keep = 0
+            keep = self._restored(slot, keep, spare)
         del slot.cells[keep:]
         slot.oldest = min(slot.oldest, keep)
         return keep
+
+    def _restored(self, slot: Cells, keep: int, spare: Spare | None) -> int:
+        if spare is None:
+            return 0
+        cells = self.checkpoints.get(spare.checkpoint)
+        self._check(cells is not None, f"checkpoint {spare.checkpoint} is not there")
+        self._check(cells == slot.cells[: spare.positions], f"checkpoint {spare.checkpoint} is of other cells")
+        if spare.positions > keep:  # a stingy trim went before it
+            return 0
+        self._record.restored += 1
+        slot.oldest = max(0, spare.positions - self.faults.window)
+        return spare.positions
 
     def _sample(self, slot: Cells) -> Sampled:
         assert slot.seed is not None

@@ -1,5 +1,6 @@
 """The sliding window under load: slots that share cells, trimmed at random, against runs that never were."""
 
+import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 from llamacpp_models import SMALL, Load
 
-from gemma_mcp.engine.backend import Executor, Output, SlotOptions, Step, TokenPiece, TokenRow, Trim
+from gemma_mcp.engine.backend import Executor, Fork, Output, Save, SlotOptions, Spare, Step, TokenPiece, TokenRow, Trim
 from gemma_mcp.testing.generation import GREEDY, prefill
 from gemma_mcp.types import TokenLogprob
 
@@ -26,7 +27,9 @@ class Slots:
         self.shared = load(path, options)
         self.alone = load(path, msgspec.structs.replace(options, slots=1))
         self.held: list[list[int]] = [[] for _ in range(SLOTS)]
-        self.kept = self.dropped = 0
+        self.kept = self.dropped = self.forked = self.restored = 0
+        self.checkpoints: dict[int, list[int]] = {}
+        self.numbers = itertools.count()
         everything = SlotOptions(sampling=GREEDY.sampling, logprobs=self.shared.info.vocab_size)
         for slot in range(SLOTS):
             self.shared.open(slot, everything)
@@ -41,6 +44,34 @@ class Slots:
             self.kept += kept > 0
             self.dropped += kept == 0
             del self.held[slot][kept:]
+
+    def save(self) -> None:
+        """Make a checkpoint of a slot, and drop one now and then."""
+        number = next(self.numbers)
+        slot = self.random.randrange(SLOTS)
+        drops = tuple(number for number in self.checkpoints if self.random.random() < 0.2)
+        for drop in drops:
+            del self.checkpoints[drop]
+        saves = (Save(slot, number),) if self.held[slot] else ()
+        assert set(self.shared.step(Step(drops=drops, saves=saves)).saved) == {save.checkpoint for save in saves}
+        if saves:
+            self.checkpoints[number] = list(self.held[slot])
+
+    def fork(self) -> None:
+        """Let a slot begin as another one, mostly with a checkpoint at hand."""
+        source, target = self.random.sample(range(SLOTS), 2)
+        if not self.held[source]:
+            return
+        fitting = [
+            Spare(number, len(ids)) for number, ids in self.checkpoints.items() if self.held[source][: len(ids)] == ids
+        ]
+        spare = self.random.choice([*fitting, None])
+        lowest = spare.positions if spare is not None else max(1, len(self.held[source]) - 100)
+        keep = self.random.choice([lowest, self.random.randint(lowest, len(self.held[source])), len(self.held[source])])
+        kept = self.shared.step(Step(forks=(Fork(source, target, keep, spare),))).kept[target]
+        self.held[target] = self.held[source][:kept]
+        self.forked += kept > 0
+        self.restored += spare is not None and kept == spare.positions
 
     def grow(self) -> Sequence[Output]:
         """Add to every slot a token or a stretch."""
@@ -73,6 +104,18 @@ def test_whatever_a_trim_keeps_is_right(load: Load, tiny: Path, seed: int, swa_f
         assert difference(output.tokens[0].logprob, slots.fresh(output.slot)) < NOISE
     assert slots.kept > 0
     assert slots.dropped > 0 or swa_full
+
+
+@pytest.mark.parametrize(("seed", "swa_full"), [(1, False), (2, False), (3, True)])
+def test_whatever_forks_and_checkpoints_keep_is_right(load: Load, tiny: Path, seed: int, swa_full: bool) -> None:
+    slots = Slots(load, tiny / "gemma3.gguf", seed, swa_full)
+    for _ in range(ROUNDS):
+        for change in slots.random.sample([slots.trim, slots.save, slots.fork], 2):
+            change()
+        output = slots.random.choice(slots.grow())
+        assert difference(output.tokens[0].logprob, slots.fresh(output.slot)) < NOISE
+    assert slots.forked > 20
+    assert slots.restored > 5
 
 
 def test_a_window_that_lost_a_cell_in_the_middle_is_not_kept(load: Load, tiny: Path) -> None:
