@@ -65,6 +65,7 @@ class LlamaCppSettings(Section):
     prefill_chunk: Annotated[int, Field(ge=16, le=16384)]
     flash_attention: bool
     kv_type: Literal["f16", "q8_0"]
+    checkpoint_bytes: Annotated[int, Field(ge=0)]
 
 
 class ServerSettings(Section):

@@ -143,12 +143,12 @@ class LlamaCppExecutor:
         return structs.replace(result, kept=kept | result.kept, saved=saved)
 
     def _rearrange(self, step: Step) -> tuple[dict[int, int], dict[int, int]]:
-        """What comes before the rows: the bytes of checkpoints, and what trims and forks kept."""
+        """What comes before the rows: the bytes of checkpoints, and what forks and trims kept."""
         for checkpoint in step.drops:
             self._checkpoints.pop(checkpoint, None)
         saved = {save.checkpoint: self._save(save) for save in step.saves}
-        kept = {trim.slot: self._trim(trim) for trim in step.trims}
-        return saved, kept | {fork.target: self._fork(fork) for fork in step.forks}
+        kept = {fork.target: self._fork(fork) for fork in step.forks}
+        return saved, kept | {trim.slot: self._trim(trim) for trim in step.trims}
 
     def _compute(self, step_rows: Sequence[Row]) -> StepResult:
         tokens = [row for row in step_rows if isinstance(row, TokenRow)]

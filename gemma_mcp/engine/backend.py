@@ -136,14 +136,25 @@ class Step(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True)
 
     drops: tuple[int, ...] = ()
     saves: tuple[Save, ...] = ()
-    trims: tuple[Trim, ...] = ()
     forks: tuple[Fork, ...] = ()
+    trims: tuple[Trim, ...] = ()
     rows: tuple[Row, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.rows or self.trims or self.forks or self.saves)
+        return not (self.rows or self.trims or self.forks or self.saves or self.drops)
+
+    @property
+    def touched(self) -> frozenset[int]:
+        """The slots that it changes."""
+        return frozenset(
+            (
+                *(row.slot for row in self.rows),
+                *(trim.slot for trim in self.trims),
+                *(fork.target for fork in self.forks),
+            )
+        )
 
 
 class Sampled(msgspec.Struct, frozen=True, array_like=True, gc=False):

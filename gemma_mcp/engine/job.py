@@ -71,6 +71,12 @@ class Job:
         """Tokens that stand in the KV cache."""
         self.cached_tokens = 0
         self.trimming = False
+        """Whether a trim or a fork must say first how much its slot holds."""
+        self.leader: Job | None = None
+        """Whom it follows, up to `branch` tokens; see placement."""
+        self.branch = 0
+        self._stops: set[int] = set()
+        self._told = 0
         self.prepared_by: object = None
         """The worker that holds its images."""
         self.settled = False
@@ -99,6 +105,11 @@ class Job:
         return self.position == len(self.tokens) - 1
 
     @property
+    def ready(self) -> bool:
+        """Whether the next step can compute for it."""
+        return not (self.trimming or self.leader or self.finished)
+
+    @property
     def completion_tokens(self) -> int:
         """Tokens generated so far."""
         return len(self.tokens) - len(self.prompt.ids)
@@ -122,6 +133,29 @@ class Job:
     def lose_cache(self) -> None:
         """Its slot is gone with the worker; everything is computed again."""
         self.slot, self.position, self.trimming = None, 0, False
+        self.leader, self._stops = None, set()
+
+    def follow(self, leader: "Job", branch: int) -> None:
+        """Wait until the leader has computed so many tokens; it stops there."""
+        self.leader, self.branch = leader, branch
+        leader.stop_at(branch)
+
+    def stop_at(self, position: int) -> None:
+        """Let a step end its prompt there, for a fork or a checkpoint."""
+        self._stops.add(position)
+
+    def arrived(self) -> bool:
+        """Whether it stands where it was to stop; asked once."""
+        if self.position not in self._stops:
+            return False
+        self._stops.discard(self.position)
+        return True
+
+    def next_stop(self) -> int:
+        """Where the next piece of its prompt ends at the latest."""
+        span = self.next_span()
+        end = len(self.tokens) if span is None else span.start
+        return min((stop for stop in self._stops if self.position < stop < end), default=end)
 
     def next_span(self) -> MediaSpan | None:
         """The image at its position or after it."""
@@ -135,6 +169,15 @@ class Job:
         """Say how much of the prompt is computed."""
         done = min(self.position, len(self.prompt.ids))
         self.post(Prefill(done, len(self.prompt.ids), self.cached_tokens))
+
+    def post_following(self) -> None:
+        """Say how far the leader has come with what both need."""
+        if self.leader is None:
+            return
+        done = min(self.leader.position, self.branch, len(self.prompt.ids))
+        if done > self._told:
+            self._told = done
+            self.post(Prefill(done, len(self.prompt.ids), 0))
 
     def take(self, sampled: Sampled) -> FinishReason | None:
         """A token was chosen. Says why the reply is over, if it is; else its text waits for `post_taken`."""

@@ -71,6 +71,7 @@ async def open_model(
     *,
     queue_limit: int,
     prefill_chunk: int,
+    checkpoint_bytes: int = 0,
     log: Path,
     load_timeout: float = math.inf,
     step_timeout: float = math.inf,
@@ -79,7 +80,7 @@ async def open_model(
     """Load a model in a worker of its own; leaving unloads it. Raises what `start_worker` raises."""
     start = partial(start_worker, backend, spec, options, log=log, load_timeout=load_timeout, step_timeout=step_timeout)
     async with start(on_progress=on_progress) as worker:
-        scheduler = Scheduler(queue_limit=queue_limit, prefill_chunk=prefill_chunk)
+        scheduler = Scheduler(queue_limit=queue_limit, prefill_chunk=prefill_chunk, checkpoint_bytes=checkpoint_bytes)
         model = LoadedModel(spec, worker, scheduler)
         async with background(partial(model.serve, worker, start)):
             try:

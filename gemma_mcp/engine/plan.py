@@ -37,8 +37,7 @@ def _prompt_rows(jobs: Sequence[Job], budget: int) -> Iterator[Row]:
                 yield MediaRow(_slot(job), job.position, span.media)
                 image_planned = True
             continue
-        end = span.start if span is not None else len(job.tokens)
-        stop = min(job.position + budget, end)
+        stop = min(job.position + budget, job.next_stop())
         yield TokenRow(_slot(job), job.position, tuple(job.tokens[job.position : stop]), stop == len(job.tokens))
         budget -= stop - job.position
 

@@ -14,17 +14,22 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 
-from gemma_mcp.engine.backend import MediaRow, Row, Step, StepResult, TokenRow, Trim
+from gemma_mcp.engine.backend import MediaRow, Row, Step, StepResult, TokenRow
 from gemma_mcp.engine.background import background
+from gemma_mcp.engine.cache import KvCache
 from gemma_mcp.engine.host import AsyncExecutor
 from gemma_mcp.engine.job import Job
 from gemma_mcp.engine.plan import plan_rows
+from gemma_mcp.engine.prefixes import Prefixes, Reused
 from gemma_mcp.engine.queueing import Intake, Signal, encode
-from gemma_mcp.engine.slots import Slot, choose_slot, whole_images
+from gemma_mcp.engine.slots import Slot
 from gemma_mcp.errors import GemmaError, OutOfMemoryError, WorkerDiedError, restore
 from gemma_mcp.types import Event, GenerationRequest
 
 __all__ = ["Scheduler", "SchedulerStats"]
+
+WORTH_SHARING = 32
+"""Tokens; a fork copies a window and makes its job wait for a step."""
 
 
 @dataclass
@@ -38,6 +43,7 @@ class SchedulerStats:
     steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    forks: int = 0
     completion_tokens: int = 0
     restarts: int = 0
     step_seconds: float = 0.0
@@ -48,16 +54,21 @@ class SchedulerStats:
 class Scheduler:
     """Serves requests on one model. `run` does the work; `stream` is the door."""
 
-    def __init__(self, *, queue_limit: int, prefill_chunk: int) -> None:
+    def __init__(
+        self, *, queue_limit: int, prefill_chunk: int, checkpoint_bytes: int = 0, worth_sharing: int = WORTH_SHARING
+    ) -> None:
         self._counters = SchedulerStats()
         self._prefill_chunk = prefill_chunk
+        self._checkpoint_bytes = checkpoint_bytes
+        self._worth_sharing = worth_sharing
         self._running: list[Job] = []
         self._slots: list[Slot] = []
-        self._trims: dict[int, int] = {}
+        self._reused = Reused()
         self._clock = itertools.count(1)
         self._work = Signal()
         self._executor: AsyncExecutor | None = None
         self._stepping: Sequence[Job] = ()
+        self._forking: Sequence[Job] = ()
         self._took: Sequence[Job] = ()
         self._loop = asyncio.get_running_loop()
         self._opening = 0
@@ -77,6 +88,7 @@ class Scheduler:
     def stats(self) -> SchedulerStats:
         """Counters, brought up to date."""
         self._counters.slots = len(self._slots)
+        self._counters.cached_tokens, self._counters.forks = self._reused.cached_tokens, self._reused.forks
         self._counters.running = len(self._running)
         self._counters.waiting = len(self._intake.waiting)
         self._counters.requests = self._intake.requests
@@ -89,7 +101,9 @@ class Scheduler:
 
     async def run(self, executor: AsyncExecutor) -> None:
         """Serve with this worker until it dies."""
-        self._slots = [Slot(index) for index in range(executor.info.slots)]
+        self._cache = KvCache(executor.info, self._checkpoint_bytes)
+        self._slots = self._cache.slots
+        self._prefixes = Prefixes(self._cache, executor.info, self._worth_sharing, self._reused)
         self._executor = executor
         self._intake.open(executor)
         try:
@@ -125,18 +139,20 @@ class Scheduler:
         started = time.perf_counter()
         self._sweep()
         await self._admit(executor)
+        self._prefixes.advance(self._running)
         step = self._plan(executor)
-        if not step.rows and not step.trims:
+        if step.empty:
             await self._rest(executor)
             return
-        self._stepping = self._jobs_of(step.rows)
+        self._stepping = self._jobs_of(row.slot for row in step.rows)
+        self._forking = self._jobs_of(fork.target for fork in step.forks)
         try:
             self._commit(step, await self._execute(executor, step))
         except WorkerDiedError:
             raise
         except GemmaError as error:
             self._abandon(step, error)
-        self._stepping = ()
+        self._stepping = self._forking = ()
         self._counters.step_seconds += time.perf_counter() - started
 
     async def _execute(self, executor: AsyncExecutor, step: Step) -> StepResult:
@@ -161,12 +177,14 @@ class Scheduler:
     async def _admit(self, executor: AsyncExecutor) -> None:
         waiting = self._intake.waiting
         while waiting and not any(job.probation for job in self._running):
-            placement = choose_slot(self._slots, waiting[0])
+            placement = self._prefixes.place(waiting[0], self._running)
             if placement is None:
                 break
             job = waiting.popleft()
             if await self._open(executor, placement.slot, job):
-                self._place(job, placement.slot, placement.keep)
+                placement.slot.used = next(self._clock)
+                self._running.append(job)
+                self._prefixes.begin(job, placement)
             else:
                 self._intake.release_media(job)
             self._intake.report_places()
@@ -188,49 +206,13 @@ class Scheduler:
         self._stepping = ()
         return not job.finished
 
-    def _place(self, job: Job, slot: Slot, keep: int) -> None:
-        slot.job = job
-        slot.used = next(self._clock)
-        self._running.append(job)
-        job.admit(slot.index, keep)
-        job.trimming = 0 < keep < len(slot.ids)
-        if keep < len(slot.ids):
-            self._trims[slot.index] = keep
-        if not job.trimming:
-            self._settle(job, slot, keep)
-
-    def _settle(self, job: Job, slot: Slot, kept: int) -> None:
-        """It is known how much of the cache serves the job."""
-        if not self._fits(job, slot, kept):
-            return
-        job.trimming = False
-        if not job.settled:  # what it computed itself, here or in an earlier worker, was not cached
-            job.settled = True
-            job.cached_tokens = kept
-            self._counters.cached_tokens += kept
-        job.post_prefill()
-
-    def _fits(self, job: Job, slot: Slot, kept: int) -> bool:
-        """Whether the job can go on behind so many cached positions; if not, they are trimmed until it can.
-
-        It needs whole images, and one token to compute, for what it samples next.
-        """
-        job.position = min(whole_images(job.prompt, kept), len(job.tokens) - 1)
-        slot.ids = job.tokens[:kept]
-        if job.position < kept:
-            job.trimming = True
-            self._trims[slot.index] = job.position
-        return job.position == kept
-
     # --- plan -------------------------------------------------------------------------------------------------
 
     def _plan(self, executor: AsyncExecutor) -> Step:
-        trims = tuple(Trim(slot, keep) for slot, keep in self._trims.items())
-        self._trims.clear()
-        ready = [job for job in self._running if not job.trimming and not job.finished]
+        ready = [job for job in self._running if job.ready]
         on_probation = [job for job in ready if job.probation]
         rows = plan_rows(on_probation or ready, executor.info.step_tokens, self._prefill_chunk)
-        return Step(trims=trims, rows=rows)
+        return self._cache.step(rows)
 
     # --- commit -----------------------------------------------------------------------------------------------
 
@@ -238,20 +220,12 @@ class Scheduler:
         self._counters.steps += 1
         self._counters.compute_seconds += result.compute_seconds
         self._counters.sample_seconds += result.sample_seconds
-        self._commit_trims(step, result)
+        self._prefixes.commit(step, result)
         if result.status == "done":
             self._commit_rows(step)
             self._commit_tokens(result)
         else:
             self._commit_partly(step, result)
-
-    def _commit_trims(self, step: Step, result: StepResult) -> None:
-        for trim in step.trims:
-            slot = self._slots[trim.slot]
-            if slot.job is None:
-                slot.ids = slot.ids[: result.kept.get(trim.slot, 0)]
-            elif slot.job.trimming:
-                self._settle(slot.job, slot, result.kept.get(trim.slot, 0))
 
     def _commit_rows(self, step: Step) -> None:
         for row in step.rows:
@@ -290,28 +264,15 @@ class Scheduler:
         for row in step.rows:
             slot, job = self._slot_and_job(row.slot)
             kept = min(result.kept.get(row.slot, 0), job.position + _row_length(job, row))
-            self._fits(job, slot, kept)
-        if result.status == "no_room" and not self._evict_idle():
+            self._prefixes.fit(job, slot, kept)
+        if result.status == "no_room" and not self._cache.drop_idle():
             self._fail_youngest()
 
     def _abandon(self, step: Step, error: GemmaError) -> None:
         """The pass failed: its jobs end with the error, and nothing is taken for granted about the slots it touched."""
         for job in self._stepping:
             job.fail(error)
-        for index in {row.slot for row in step.rows} | {trim.slot for trim in step.trims}:
-            slot = self._slots[index]
-            self._trims[index] = 0
-            if slot.job is not None and slot.job.trimming:
-                self._settle(slot.job, slot, 0)
-            slot.ids = []
-
-    def _evict_idle(self) -> bool:
-        """Drop what unused slots still hold. Says whether that freed anything."""
-        idle = [slot for slot in self._slots if slot.job is None and slot.ids]
-        for slot in idle:
-            slot.ids = []
-            self._trims[slot.index] = 0
-        return bool(idle)
+        self._prefixes.abandon(step)
 
     def _fail_youngest(self) -> None:
         youngest = self._running[-1]
@@ -329,8 +290,7 @@ class Scheduler:
             slot.job = None
             slot.used = next(self._clock)
             if job.trimming:  # its slot holds more than is known to be valid
-                slot.ids = []
-                self._trims[slot.index] = 0
+                self._cache.trim(slot, 0)
             self._intake.release_media(job)
 
     # --- a worker's death -------------------------------------------------------------------------------------
@@ -338,19 +298,19 @@ class Scheduler:
     def _bury(self) -> None:
         """Put every job back in the queue, those of the fatal step first and on probation."""
         self._counters.restarts += 1
-        suspects = [job for job in (*self._running, *self._intake.waiting) if job in self._stepping]
+        fatal = (*self._stepping, *self._forking)
+        suspects = [job for job in (*self._running, *self._intake.waiting) if job in fatal]
         for job in suspects:
             job.probation = len(job.tokens)
             job.strikes += 1
         if len(suspects) == 1 and suspects[0].strikes > 1:
             self._intake.condemn(suspects[0])
-        back = sorted(self._running, key=lambda job: job not in self._stepping)
+        back = sorted(self._running, key=lambda job: job not in fatal)
         for job in back:
             job.lose_cache()
         self._intake.put_back(back)
         self._running.clear()
-        self._stepping = ()
-        self._trims.clear()
+        self._stepping = self._forking = ()
 
     async def _encode_again(self, executor: AsyncExecutor) -> None:
         """Images that an earlier worker prepared died with it."""
@@ -366,8 +326,8 @@ class Scheduler:
 
     # --- small things -----------------------------------------------------------------------------------------
 
-    def _jobs_of(self, rows: Iterable[Row]) -> list[Job]:
-        return [job for row in rows if (job := self._slots[row.slot].job) is not None]
+    def _jobs_of(self, slots: Iterable[int]) -> list[Job]:
+        return [job for slot in slots if (job := self._slots[slot].job) is not None]
 
     def _slot_and_job(self, index: int) -> tuple[Slot, Job]:
         slot = self._slots[index]

@@ -216,14 +216,15 @@ class EchoExecutor:
         return StepResult(kept=kept, saved=saved, outputs=outputs, compute_seconds=seconds)
 
     def _rearrange(self, step: Step) -> tuple[dict[int, int], dict[int, int]]:
-        """What comes before the rows: the bytes of checkpoints, and what trims and forks kept."""
+        """What comes before the rows: the bytes of checkpoints, and what forks and trims kept."""
         for checkpoint in step.drops:
             self._checkpoints.pop(checkpoint, None)
         for save in step.saves:
             self._checkpoints[save.checkpoint] = len(self._slot(save.slot).cells)
         saved = {save.checkpoint: CHECKPOINT_BYTES for save in step.saves}
-        kept = {trim.slot: self._trim(self._slot(trim.slot), trim.keep, trim.spare) for trim in step.trims}
-        return saved, kept | {fork.target: self._fork(fork) for fork in step.forks}
+        kept = {fork.target: self._fork(fork) for fork in step.forks}
+        trims = {trim.slot: self._trim(self._slot(trim.slot), trim.keep, trim.spare) for trim in step.trims}
+        return saved, kept | trims
 
     def _slot(self, index: int) -> _Slot:
         if not 0 <= index < len(self._slots):

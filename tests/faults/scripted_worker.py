@@ -141,6 +141,7 @@ class ScriptedWorker:
         self.slots = [Cells() for _ in range(slots)]
         self.images: dict[int, bytes] = {}
         self.checkpoints: dict[int, list[int]] = {}
+        self._doubtful: set[int] = set()
         self.faults = faults
         self._record = record
         self._chance = chance
@@ -246,6 +247,9 @@ class ScriptedWorker:
             self.die()
         elif self._record.steps in self.faults.failures and seeds:
             self._record.failed |= seeds
+            self._doubtful |= {*step.drops, *(save.checkpoint for save in step.saves)}
+            if self._chance.random() < 0.5:
+                self._rearrange(step)
             raise StepFailedError("The pass failed.")
 
     def _run(self, step: Step) -> StepResult:
@@ -268,14 +272,17 @@ class ScriptedWorker:
 
     def _rearrange(self, step: Step) -> tuple[dict[int, int], dict[int, int]]:
         for checkpoint in step.drops:
-            self._check(checkpoint in self.checkpoints, f"checkpoint {checkpoint} is dropped, and it is not there")
+            known = checkpoint in self.checkpoints or checkpoint in self._doubtful
+            self._check(known, f"checkpoint {checkpoint} is dropped, and it is not there")
             self.checkpoints.pop(checkpoint, None)
         for save in step.saves:
             self._check(save.checkpoint not in self.checkpoints, f"checkpoint {save.checkpoint} is made twice")
             self.checkpoints[save.checkpoint] = list(self.slots[save.slot].cells)
         saved = {save.checkpoint: CHECKPOINT_BYTES for save in step.saves}
-        kept = {trim.slot: self._trim(self.slots[trim.slot], trim.keep, trim.spare) for trim in step.trims}
-        return saved, kept | {fork.target: self._fork(fork) for fork in step.forks}
+        kept = {fork.target: self._fork(fork) for fork in step.forks}
+        trims = {trim.slot: self._trim(self.slots[trim.slot], trim.keep, trim.spare) for trim in step.trims}
+        self._check(not set(kept) & set(trims), "a slot is trimmed and forked to")
+        return saved, kept | trims
 
     def _fork(self, fork: Fork) -> int:
         source, target = self.slots[fork.source], self.slots[fork.target]

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted_worker import CONTEXT, Faults, Record, ScriptedWorker, oracle, prompt_cells
+from scripted_worker import CHECKPOINT_BYTES, CONTEXT, Faults, Record, ScriptedWorker, oracle, prompt_cells
 
 from gemma_mcp.engine.backend import ModelSpec
 from gemma_mcp.engine.background import background
@@ -63,6 +63,9 @@ class Scenario:
     prefill_chunk: int
     asks: tuple[Ask, ...]
     faults: Faults
+    worth_sharing: int = 4
+    checkpoints: int = 2
+    """How many the engine may keep."""
     kills: tuple[int, ...] = ()
     """Turns of the loop between which the worker is killed from outside, whatever it does."""
 
@@ -95,6 +98,8 @@ def scenarios(
         asks=st.lists(ASKS, min_size=1, max_size=10).map(tuple),
         faults=faults,
         kills=kills,
+        worth_sharing=st.sampled_from([1, 4, 20]),
+        checkpoints=st.sampled_from([0, 1, 2, 100]),
     )
 
 
@@ -129,7 +134,12 @@ class Run:
         self.model = LoadedModel(
             ModelSpec(name="scripted", format="scripted", path=""),
             cast("WorkerHost", self.new_worker()),
-            Scheduler(queue_limit=64, prefill_chunk=scenario.prefill_chunk),
+            Scheduler(
+                queue_limit=64,
+                prefill_chunk=scenario.prefill_chunk,
+                checkpoint_bytes=scenario.checkpoints * CHECKPOINT_BYTES,
+                worth_sharing=scenario.worth_sharing,
+            ),
         )
 
     def new_worker(self) -> ScriptedWorker:
@@ -197,6 +207,7 @@ class Run:
         assert not self.record.wrong, self.record.wrong
         if self.workers[-1].alive:
             assert self.workers[-1].images == {}
+            assert len(self.workers[-1].checkpoints) <= self.scenario.checkpoints + 1
 
     async def check_every_slot_serves(self) -> None:
         """No slot was lost: as many requests as there are slots run at once to their ends."""
