@@ -5,7 +5,6 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 import psutil
 import pytest
 from echo_scheduling import InProcess, ask, finished, first, picture, reply, scheduled, until, user
