@@ -66,6 +66,7 @@ class LlamaCppSettings(Section):
     flash_attention: bool
     kv_type: Literal["f16", "q8_0"]
     checkpoint_bytes: Annotated[int, Field(ge=0)]
+    decode_stretch: Annotated[float, Field(ge=1.1, le=100)]
 
 
 class ServerSettings(Section):

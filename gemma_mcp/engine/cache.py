@@ -33,7 +33,8 @@ class KvCache:
         return not waits and slot.index not in self._trims and slot.index not in self._forks
 
     def trim(self, slot: Slot, keep: int) -> None:
-        """Shorten a slot to so many positions."""
+        """Shorten a slot to so many positions; a fork that was to come to it does not."""
+        self._forks.pop(slot.index, None)
         self._trims[slot.index] = Trim(slot.index, keep, self._spare(slot, keep))
         if not keep:
             slot.hold([])

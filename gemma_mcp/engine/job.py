@@ -86,6 +86,10 @@ class Job:
         self.probation = 0
         """A worker died on this job when it had so many tokens: it runs alone until it has more."""
         self.strikes = 0
+        self.passed = 0
+        """How often a job that came later went before it."""
+        self.preempted = 0
+        """How often it gave its slot up."""
         self._assembler = TextAssembler(request.stop)
         self._taken: list[bytes] = []
         """What was taken since text was last posted."""
@@ -108,6 +112,11 @@ class Job:
     def ready(self) -> bool:
         """Whether the next step can compute for it."""
         return not (self.trimming or self.leader or self.finished)
+
+    @property
+    def bulk(self) -> bool:
+        """Whether it may wait for those that people wait for."""
+        return self.request.priority == "bulk"
 
     @property
     def completion_tokens(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from gemma_mcp.engine.backend import LoadOptions, ModelSpec
 from gemma_mcp.engine.background import background
 from gemma_mcp.engine.host import WorkerHost, start_worker
-from gemma_mcp.engine.scheduler import Scheduler, SchedulerStats
+from gemma_mcp.engine.scheduler import DECODE_STRETCH, Scheduler, SchedulerStats
 from gemma_mcp.errors import GemmaError, WorkerDiedError
 from gemma_mcp.types import Event, GenerationRequest, ModelInfo
 
@@ -72,6 +72,7 @@ async def open_model(
     queue_limit: int,
     prefill_chunk: int,
     checkpoint_bytes: int = 0,
+    decode_stretch: float = DECODE_STRETCH,
     log: Path,
     load_timeout: float = math.inf,
     step_timeout: float = math.inf,
@@ -80,7 +81,12 @@ async def open_model(
     """Load a model in a worker of its own; leaving unloads it. Raises what `start_worker` raises."""
     start = partial(start_worker, backend, spec, options, log=log, load_timeout=load_timeout, step_timeout=step_timeout)
     async with start(on_progress=on_progress) as worker:
-        scheduler = Scheduler(queue_limit=queue_limit, prefill_chunk=prefill_chunk, checkpoint_bytes=checkpoint_bytes)
+        scheduler = Scheduler(
+            queue_limit=queue_limit,
+            prefill_chunk=prefill_chunk,
+            checkpoint_bytes=checkpoint_bytes,
+            decode_stretch=decode_stretch,
+        )
         model = LoadedModel(spec, worker, scheduler)
         async with background(partial(model.serve, worker, start)):
             try:

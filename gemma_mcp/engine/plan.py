@@ -8,11 +8,11 @@ from gemma_mcp.engine.job import Job
 __all__ = ["plan_rows"]
 
 
-def plan_rows(jobs: Sequence[Job], step_tokens: int, prefill_chunk: int) -> tuple[Row, ...]:
-    """Rows for jobs that have a slot, in order of admission.
+def plan_rows(jobs: Sequence[Job], step_tokens: int, prompt_tokens: int) -> tuple[Row, ...]:
+    """Rows for jobs that have a slot, given in order of admission.
 
-    Prompts share `prefill_chunk` tokens of a step, so that decoding slots wait no longer than that, and at most one
-    image is computed. A step never has more than `step_tokens` tokens.
+    Prompts share `prompt_tokens` of a step, and at most one image is computed. A step never has more than
+    `step_tokens` tokens.
     """
     rows: list[Row] = []
     reading: list[Job] = []
@@ -21,25 +21,46 @@ def plan_rows(jobs: Sequence[Job], step_tokens: int, prefill_chunk: int) -> tupl
             reading.append(job)
         elif len(rows) < step_tokens:
             rows.append(TokenRow(_slot(job), job.position, (job.tokens[-1],), sample=True))
-    if reading:
-        rows += _prompt_rows(reading, min(prefill_chunk, step_tokens - len(rows)))
+    budget = min(prompt_tokens, step_tokens - len(rows))
+    if reading and budget > 0:
+        rows += _prompt_rows(reading, budget)
     return tuple(rows)
 
 
 def _prompt_rows(jobs: Sequence[Job], budget: int) -> Iterator[Row]:
     image_planned = False
+    texts: list[Job] = []
     for job in jobs:
-        if budget <= 0:
-            return
         span = job.next_span()
-        if span is not None and span.start == job.position:
-            if not image_planned:
-                yield MediaRow(_slot(job), job.position, span.media)
-                image_planned = True
-            continue
-        stop = min(job.position + budget, job.next_stop())
-        yield TokenRow(_slot(job), job.position, tuple(job.tokens[job.position : stop]), stop == len(job.tokens))
-        budget -= stop - job.position
+        if span is None or span.start != job.position:
+            texts.append(job)
+        elif not image_planned:
+            image_planned = True
+            yield MediaRow(_slot(job), job.position, span.media)
+    for job, count in _shares(texts, budget):
+        end = job.position + count
+        yield TokenRow(_slot(job), job.position, tuple(job.tokens[job.position : end]), end == len(job.tokens))
+
+
+def _shares(jobs: Sequence[Job], budget: int) -> list[tuple[Job, int]]:
+    """How many tokens each gets. Half are for the one that was admitted first, so that none waits for ever; then come
+    those that people wait for, and of these the short ones, which a long prompt would hold up most.
+    """
+    if not jobs:
+        return []
+    first, others = jobs[0], sorted(jobs[1:], key=_urgency)
+    wants = {id(job): job.next_stop() - job.position for job in jobs}
+    counts = {id(first): min(wants[id(first)], -(-budget // 2))}
+    left = budget - counts[id(first)]
+    for job in others:
+        counts[id(job)] = min(wants[id(job)], left)
+        left -= counts[id(job)]
+    counts[id(first)] = min(wants[id(first)], counts[id(first)] + left)
+    return [(job, counts[id(job)]) for job in jobs if counts[id(job)]]
+
+
+def _urgency(job: Job) -> tuple[bool, int]:
+    return job.bulk, len(job.tokens) - job.position
 
 
 def _slot(job: Job) -> int:

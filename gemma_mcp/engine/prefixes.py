@@ -70,7 +70,7 @@ class Prefixes:
     def _advance_follower(self, job: Job, leader: Job, earlier: Sequence[Job]) -> None:
         """A leader that is gone has left what it had; with that, the first of its followers leads the others."""
         job.post_following()
-        if leader.finished:
+        if leader.finished or leader.slot is None:
             begin = self._sharing.join(job, earlier)
             if begin is not None:
                 self._begin_elsewhere(job, self._slot(job), begin)
@@ -110,6 +110,13 @@ class Prefixes:
             job.cached_tokens = kept
             self._reused.cached_tokens += kept
         job.post_prefill()
+
+    def leave(self, job: Job) -> None:
+        """The job is over, or gives its slot up: what the cache holds of it stays for the next one."""
+        slot = self._slot(job)
+        slot.job = None
+        if job.trimming:  # it holds more than is known to be valid
+            self._cache.trim(slot, 0)
 
     def fit(self, job: Job, slot: Slot, kept: int) -> bool:
         """Whether the job can go on behind so many cached positions; if not, they are trimmed until it can.

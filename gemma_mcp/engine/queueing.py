@@ -26,7 +26,11 @@ from gemma_mcp.errors import (
 )
 from gemma_mcp.types import Event, GenerationRequest, Media, Queued, Text
 
-__all__ = ["Intake", "Signal"]
+__all__ = ["MOST_PASSED", "Intake", "Signal"]
+
+
+MOST_PASSED = 8
+"""How many requests may go before a bulk one that came first."""
 
 
 class Signal:
@@ -131,10 +135,18 @@ class Intake:
         job = Job(request, prompt, context_length, submitted)
         job.prepared_by = executor
         self.requests += 1
-        self.waiting.append(job)
+        self._queue(job)
         self.report_places()
         self._work.set()
         return job
+
+    def _queue(self, job: Job) -> None:
+        """Before bulk, unless that was passed so often that it is its turn."""
+        place = len(self.waiting)
+        while not job.bulk and place and self.waiting[place - 1].bulk and self.waiting[place - 1].passed < MOST_PASSED:
+            place -= 1
+            self.waiting[place].passed += 1
+        self.waiting.insert(place, job)
 
     async def _encode(self, request: GenerationRequest) -> tuple[AsyncExecutor, Prompt]:
         """A worker that dies meanwhile may do so for another request's sake, so the next one gets this prompt alone."""
@@ -238,6 +250,12 @@ class Intake:
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Jobs that a dead worker held wait again, before all others."""
         self.waiting = deque(job for job in (*jobs, *self.waiting) if not job.finished)
+        self.report_places()
+
+    def postpone(self, job: Job) -> None:
+        """A running job gave up its slot to one that people wait for; it comes next after those."""
+        place = next((place for place, other in enumerate(self.waiting) if other.bulk), len(self.waiting))
+        self.waiting.insert(place, job)
         self.report_places()
 
     def condemn(self, job: Job) -> None:

@@ -19,14 +19,21 @@ from gemma_mcp.engine.background import background
 from gemma_mcp.engine.cache import KvCache
 from gemma_mcp.engine.host import AsyncExecutor
 from gemma_mcp.engine.job import Job
+from gemma_mcp.engine.pace import Pace
 from gemma_mcp.engine.plan import plan_rows
 from gemma_mcp.engine.prefixes import Prefixes, Reused
-from gemma_mcp.engine.queueing import Intake, Signal, encode
+from gemma_mcp.engine.queueing import MOST_PASSED, Intake, Signal, encode
 from gemma_mcp.engine.slots import Slot
 from gemma_mcp.errors import GemmaError, OutOfMemoryError, WorkerDiedError, restore
 from gemma_mcp.types import Event, GenerationRequest
 
-__all__ = ["Scheduler", "SchedulerStats"]
+__all__ = ["DECODE_STRETCH", "Scheduler", "SchedulerStats"]
+
+DECODE_STRETCH = 2.7
+"""See Pace."""
+
+MOST_PREEMPTED = 2
+"""How often a job gives its slot up to others before it may keep it."""
 
 WORTH_SHARING = 32
 """Tokens; a fork copies a window and makes its job wait for a step."""
@@ -45,6 +52,7 @@ class SchedulerStats:
     cached_tokens: int = 0
     forks: int = 0
     completion_tokens: int = 0
+    preemptions: int = 0
     restarts: int = 0
     step_seconds: float = 0.0
     compute_seconds: float = 0.0
@@ -55,13 +63,21 @@ class Scheduler:
     """Serves requests on one model. `run` does the work; `stream` is the door."""
 
     def __init__(
-        self, *, queue_limit: int, prefill_chunk: int, checkpoint_bytes: int = 0, worth_sharing: int = WORTH_SHARING
+        self,
+        *,
+        queue_limit: int,
+        prefill_chunk: int,
+        checkpoint_bytes: int = 0,
+        decode_stretch: float = DECODE_STRETCH,
+        worth_sharing: int = WORTH_SHARING,
     ) -> None:
         self._counters = SchedulerStats()
-        self._prefill_chunk = prefill_chunk
+        self._pace = Pace(prefill_chunk, decode_stretch)
         self._checkpoint_bytes = checkpoint_bytes
         self._worth_sharing = worth_sharing
         self._running: list[Job] = []
+        self._parked: list[Job] = []
+        """Those that a full cache left no room for."""
         self._slots: list[Slot] = []
         self._reused = Reused()
         self._clock = itertools.count(1)
@@ -90,7 +106,7 @@ class Scheduler:
         self._counters.slots = len(self._slots)
         self._counters.cached_tokens, self._counters.forks = self._reused.cached_tokens, self._reused.forks
         self._counters.running = len(self._running)
-        self._counters.waiting = len(self._intake.waiting)
+        self._counters.waiting = len(self._intake.waiting) + len(self._parked)
         self._counters.requests = self._intake.requests
         return self._counters
 
@@ -118,9 +134,10 @@ class Scheduler:
 
     def refuse(self, error: GemmaError) -> None:
         """No worker can be had: everybody who waits for one is told so."""
-        for job in self._running:
+        for job in (*self._running, *self._parked):
             job.fail(error)
         self._running.clear()
+        self._parked.clear()
         self._intake.refuse(error)
 
     def _forget_worker(self) -> None:
@@ -153,7 +170,14 @@ class Scheduler:
         except GemmaError as error:
             self._abandon(step, error)
         self._stepping = self._forking = ()
-        self._counters.step_seconds += time.perf_counter() - started
+        self._note_time(step, time.perf_counter() - started)
+
+    def _note_time(self, step: Step, seconds: float) -> None:
+        self._counters.step_seconds += seconds
+        counts = [len(row.tokens) for row in step.rows if isinstance(row, TokenRow)]
+        if len(counts) == len(step.rows):
+            decoding = counts.count(1)
+            self._pace.took(decoding, sum(counts) - decoding, seconds)
 
     async def _execute(self, executor: AsyncExecutor, step: Step) -> StepResult:
         async with self._intake.alone:
@@ -179,7 +203,9 @@ class Scheduler:
         while waiting and not any(job.probation for job in self._running):
             placement = self._prefixes.place(waiting[0], self._running)
             if placement is None:
-                break
+                if not self._give_way():
+                    break
+                continue
             job = waiting.popleft()
             if await self._open(executor, placement.slot, job):
                 placement.slot.used = next(self._clock)
@@ -211,8 +237,9 @@ class Scheduler:
     def _plan(self, executor: AsyncExecutor) -> Step:
         ready = [job for job in self._running if job.ready]
         on_probation = [job for job in ready if job.probation]
-        rows = plan_rows(on_probation or ready, executor.info.step_tokens, self._prefill_chunk)
-        return self._cache.step(rows)
+        jobs = on_probation or ready
+        budget = self._pace.budget(sum(job.decoding for job in jobs))
+        return self._cache.step(plan_rows(jobs, executor.info.step_tokens, budget))
 
     # --- commit -----------------------------------------------------------------------------------------------
 
@@ -266,7 +293,7 @@ class Scheduler:
             kept = min(result.kept.get(row.slot, 0), job.position + _row_length(job, row))
             self._prefixes.fit(job, slot, kept)
         if result.status == "no_room" and not self._cache.drop_idle():
-            self._fail_youngest()
+            self._park_youngest()
 
     def _abandon(self, step: Step, error: GemmaError) -> None:
         """The pass failed: its jobs end with the error, and nothing is taken for granted about the slots it touched."""
@@ -274,24 +301,55 @@ class Scheduler:
             job.fail(error)
         self._prefixes.abandon(step)
 
-    def _fail_youngest(self) -> None:
-        youngest = self._running[-1]
+    def _sweep(self) -> None:
+        """Jobs that are over leave their slots, which makes room for those that had to give way."""
+        over = [job for job in self._running if job.finished]
+        for job in over:
+            self._leave(job)
+            self._intake.release_media(job)
+        if self._parked and (over or not self._running):
+            for job in self._parked:
+                if job.finished:
+                    self._intake.release_media(job)
+            self._intake.put_back(self._parked)
+            self._parked.clear()
+
+    def _leave(self, job: Job) -> None:
+        self._running.remove(job)
+        assert job.slot is not None
+        self._slots[job.slot].used = next(self._clock)
+        self._prefixes.leave(job)
+
+    def _preempt(self, job: Job) -> None:
+        """It gives up its slot. Its tokens are known, so it goes on later as if nothing had been."""
+        self._leave(job)
+        job.lose_cache()
+        job.preempted += 1
+        self._counters.preemptions += 1
+
+    def _give_way(self) -> bool:
+        """Let the youngest bulk job go for one that people wait for. Says whether there was one."""
+        may_go = [job for job in self._running if job.bulk and not job.finished and not _has_waited(job)]
+        if not may_go or self._intake.waiting[0].bulk:
+            return False
+        youngest = may_go[-1]
+        self._preempt(youngest)
+        self._intake.postpone(youngest)
+        return True
+
+    def _park_youngest(self) -> None:
+        """There is no room for all: the youngest, of the bulk if there is any, waits until another one is over."""
+        going_on = [job for job in self._running if not job.finished]
+        youngest = max(going_on, key=lambda job: (job.bulk, going_on.index(job)), default=None)
+        if youngest is None:
+            return
+        if len(going_on) > 1:
+            self._preempt(youngest)
+            self._parked.append(youngest)
+            return
         youngest.fail(
             OutOfMemoryError("The KV cache is full.", "Try again, or raise llamacpp.context in the configuration.")
         )
-
-    def _sweep(self) -> None:
-        """Jobs that are over leave their slots; what the cache holds of them stays for the next one."""
-        over = [job for job in self._running if job.finished]
-        for job in over:
-            self._running.remove(job)
-            assert job.slot is not None
-            slot = self._slots[job.slot]
-            slot.job = None
-            slot.used = next(self._clock)
-            if job.trimming:  # its slot holds more than is known to be valid
-                self._cache.trim(slot, 0)
-            self._intake.release_media(job)
 
     # --- a worker's death -------------------------------------------------------------------------------------
 
@@ -308,8 +366,9 @@ class Scheduler:
         back = sorted(self._running, key=lambda job: job not in fatal)
         for job in back:
             job.lose_cache()
-        self._intake.put_back(back)
+        self._intake.put_back((*back, *self._parked))
         self._running.clear()
+        self._parked.clear()
         self._stepping = self._forking = ()
 
     async def _encode_again(self, executor: AsyncExecutor) -> None:
@@ -333,6 +392,11 @@ class Scheduler:
         slot = self._slots[index]
         assert slot.job is not None
         return slot, slot.job
+
+
+def _has_waited(job: Job) -> bool:
+    """Whether a bulk job was passed over so often that it keeps its slot now."""
+    return job.preempted >= MOST_PREEMPTED or job.passed >= MOST_PASSED
 
 
 def _row_length(job: Job, row: Row) -> int:

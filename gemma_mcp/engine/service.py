@@ -131,6 +131,7 @@ class _Opener:
                 queue_limit=self._settings.engine.queue_limit,
                 prefill_chunk=self._settings.llamacpp.prefill_chunk,
                 checkpoint_bytes=self._settings.llamacpp.checkpoint_bytes,
+                decode_stretch=self._settings.llamacpp.decode_stretch,
                 log=worker_log_path(self._places, spec.name),
                 load_timeout=self._settings.engine.load_timeout,
                 step_timeout=self._settings.engine.step_timeout,

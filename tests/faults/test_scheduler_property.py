@@ -35,6 +35,7 @@ class Ask:
     max_tokens: int | None
     stop: tuple[str, ...]
     reuse: bool
+    bulk: bool
     arrives: int
     leaves_after_events: int | None
     leaves_after_turns: int | None
@@ -52,6 +53,7 @@ class Ask:
             max_tokens=self.max_tokens,
             stop=self.stop,
             reuse_prefix=self.reuse,
+            priority="bulk" if self.bulk else "interactive",
         )
 
 
@@ -78,6 +80,7 @@ ASKS = st.builds(
     max_tokens=st.one_of(st.none(), st.integers(1, 30)),
     stop=st.sampled_from([(), (), ("a",), ("bc", "q"), ("zz",)]),
     reuse=st.sampled_from([True, True, True, False]),
+    bulk=st.booleans(),
     arrives=st.sampled_from([0, 0, 1, 5, 20, 60, 150]),
     leaves_after_events=st.one_of(st.none(), st.none(), st.integers(0, 12)),
     leaves_after_turns=st.one_of(st.none(), st.none(), st.integers(0, 200)),
@@ -213,7 +216,7 @@ class Run:
         """No slot was lost: as many requests as there are slots run at once to their ends."""
         self.faults = self.workers[-1].faults = Faults(window=self.faults.window)
         extra = [Outcome() for _ in range(self.scenario.slots)]
-        ask = Ask(4, "xy", (), 3, (), True, 0, None, None)
+        ask = Ask(4, "xy", (), 3, (), True, False, 0, None, None)
         async with anyio.create_task_group() as readers:
             for number, outcome in enumerate(extra):
                 readers.start_soon(self.stream, ask, 1000 + number, outcome)
@@ -276,7 +279,15 @@ def check_counts(run: Run, seed: int, outcome: Outcome, tokens: int | None) -> N
     assert usage.completion_tokens == sum(event.tokens for event in outcome.events if isinstance(event, Delta))
     assert tokens is None or usage.completion_tokens == tokens
     record = run.record
-    if not (record.died_with or record.failed or record.full or record.interrupted or run.scenario.faults.stingy_trims):
+    preempted = run.model.stats.preemptions
+    if not (
+        preempted
+        or record.died_with
+        or record.failed
+        or record.full
+        or record.interrupted
+        or run.scenario.faults.stingy_trims
+    ):
         assert record.computed[seed] == prompt - usage.cached_tokens
     if not run.scenario.asks[seed].reuse:
         assert usage.cached_tokens == 0
