@@ -30,6 +30,7 @@ from gemma_mcp_llamacpp.log import Reasons, native_log
 from gemma_mcp_llamacpp.media import Projector
 from gemma_mcp_llamacpp.native import ABORTED, DONE, NO_ROOM, Context, Model, Saved
 from gemma_mcp_llamacpp.samplers import Chooser
+from gemma_mcp_llamacpp.threads import Threads
 from gemma_mcp_llamacpp.vocabulary import Vocabulary, merge
 
 __all__ = ["LlamaCppExecutor"]
@@ -42,13 +43,20 @@ class LlamaCppExecutor:
     """An `Executor` on llama.cpp. It owns the model, its projector and its context."""
 
     def __init__(
-        self, info: ModelInfo, model: Model, vocabulary: Vocabulary, projector: Projector | None, context: Context
+        self,
+        info: ModelInfo,
+        model: Model,
+        vocabulary: Vocabulary,
+        projector: Projector | None,
+        context: Context,
+        threads: Threads,
     ) -> None:
         self.info = info
         self._model = model
         self._vocabulary = vocabulary
         self._projector = projector
         self._context = context
+        self._threads = threads
         self._candidates = Candidates(vocabulary.size)
         self._choosers: dict[int, Chooser] = {}
         self._checkpoints: dict[int, Saved] = {}
@@ -197,6 +205,7 @@ class LlamaCppExecutor:
         if not rows:
             return [], "done"
         self._check(rows)
+        self._context.use_threads(self._threads.count())
         last = self._context.batch.fill(rows)
         with native_log().errors() as reasons:
             status = self._status(self._context.decode(), reasons)

@@ -14,6 +14,7 @@ from gemma_mcp_llamacpp.executor import LlamaCppExecutor
 from gemma_mcp_llamacpp.log import native_log
 from gemma_mcp_llamacpp.media import Projector
 from gemma_mcp_llamacpp.native import Context, Model
+from gemma_mcp_llamacpp.threads import Threads
 from gemma_mcp_llamacpp.vocabulary import Vocabulary
 
 __all__ = ["load"]
@@ -83,7 +84,8 @@ def _executor(
     )
     vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(model.handle))
     info = _info(model, vocabulary, context, device, context_length=length, images=projector is not None)
-    return LlamaCppExecutor(info, model, vocabulary, projector, context)
+    adapt = not options.threads and device.address is None
+    return LlamaCppExecutor(info, model, vocabulary, projector, context, Threads(threads, adapt=adapt))
 
 
 def _step_tokens(options: LoadOptions, projector: Projector | None) -> int:

@@ -151,6 +151,7 @@ class Context:
         if handle is None:
             raise LoadFailedError(name, str(reasons), "Lower llamacpp.context, llamacpp.slots or llamacpp.step_tokens.")
         self.handle = handle
+        self._threads = threads
         self.step_tokens = llama_cpp.llama_n_batch(handle)
         self.batch = Batch(self.step_tokens)
         self._memory = llama_cpp.llama_get_memory(handle)
@@ -164,6 +165,12 @@ class Context:
         code = llama_cpp.llama_decode(self.handle, self.batch.struct)
         llama_cpp.llama_synchronize(self.handle)
         return code
+
+    def use_threads(self, count: int) -> None:
+        """Let the next passes use so many."""
+        if count != self._threads:
+            self._threads = count
+            llama_cpp.llama_set_n_threads(self.handle, count, count)
 
     def attend_causally(self) -> None:
         """Let every position see the ones before it alone, as text does."""
