@@ -67,6 +67,7 @@ class LlamaCppSettings(Section):
     kv_type: Literal["f16", "q8_0"]
     checkpoint_bytes: Annotated[int, Field(ge=0)]
     decode_stretch: Annotated[float, Field(ge=1.1, le=100)]
+    speculate: bool
 
 
 class ServerSettings(Section):

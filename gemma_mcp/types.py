@@ -137,6 +137,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     `step_tokens` bounds the tokens of one step; `window` is the sliding window in tokens, 0 without one. `vocabulary`
     differs between vocabularies in which token ids mean different texts. `forks`: whether a fork keeps anything.
+    `draft_tokens`: how many guesses all rows of a step may hold together, 0 without speculation.
     """
 
     architecture: str
@@ -156,6 +157,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     fim: FimTokens | None = None
     images: bool = False
     forks: bool = False
+    draft_tokens: int = 0
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):

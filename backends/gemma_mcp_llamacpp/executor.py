@@ -15,6 +15,7 @@ from gemma_mcp.engine.backend import (
     Output,
     Piece,
     Row,
+    Sampled,
     Save,
     SlotOptions,
     Step,
@@ -28,7 +29,7 @@ from gemma_mcp.types import Control, Media, ModelInfo, Segment, Tokens
 from gemma_mcp_llamacpp.candidates import Candidates
 from gemma_mcp_llamacpp.log import Reasons, native_log
 from gemma_mcp_llamacpp.media import Projector
-from gemma_mcp_llamacpp.native import ABORTED, DONE, NO_ROOM, Context, Model, Saved
+from gemma_mcp_llamacpp.native import ABORTED, DONE, DRAFT_TOKENS, NO_ROOM, Context, Model, Saved
 from gemma_mcp_llamacpp.samplers import Chooser
 from gemma_mcp_llamacpp.threads import Threads
 from gemma_mcp_llamacpp.vocabulary import Vocabulary, merge
@@ -247,21 +248,41 @@ class LlamaCppExecutor:
     def _saved(self, rows: Sequence[TokenRow], last: Sequence[int]) -> Logits:
         """Copies of the logits that are still to be sampled from: the next pass overwrites them."""
         size = self._vocabulary.size
-        return {i: self._context.logits(i, size).copy() for row, i in zip(rows, last, strict=True) if row.sample}
+        outputs = [i - guess for row, i in zip(rows, last, strict=True) if row.sample for guess in range(row.draft + 1)]
+        return {i: self._context.logits(i, size).copy() for i in outputs}
 
     def _sample(self, rows: Sequence[TokenRow], last: Sequence[int], saved: Logits | None) -> tuple[Output, ...]:
         outputs: list[Output] = []
         for row, index in zip(rows, last, strict=True):
             if row.sample:
-                outputs.append(self._choose(row.slot, index, None if saved is None else saved[index]))
+                outputs.append(self._choose(row, index, saved or {}))
+            if row.draft:
+                self._drop_guesses(row, outputs[-1])
         return tuple(outputs)
 
-    def _choose(self, slot: int, index: int, logits: NDArray[np.float32] | None) -> Output:
-        """A slot that can choose nothing is no fault of the others in the pass."""
+    def _choose(self, row: TokenRow, last: int, saved: Logits) -> Output:
+        """Tokens as long as the guesses are right. A slot that can choose nothing is no fault of the others."""
+        chosen: list[Sampled] = []
+        guesses = row.tokens[len(row.tokens) - row.draft :]
         try:
-            return Output(slot, (self._choosers[slot].choose(self._context, index, logits),))
+            for index, guess in zip(range(last - row.draft, last + 1), (*guesses, None), strict=True):
+                sampled = self._choosers[row.slot].choose(self._context, index, saved.get(index))
+                chosen.append(sampled)
+                if sampled.end or sampled.token != guess:
+                    break
         except GemmaError as error:
-            return Output(slot, (), describe(error))
+            return Output(row.slot, tuple(chosen), describe(error))
+        return Output(row.slot, tuple(chosen))
+
+    def _drop_guesses(self, row: TokenRow, output: Output) -> None:
+        """Positions after the last right guess. The window is whole there: a pass takes cells that no position before
+        it needs, and none was needed by the guesses alone.
+        """
+        keep = row.position + len(row.tokens) - row.draft + max(0, len(output.tokens) - 1)
+        if keep < self._lengths[row.slot]:
+            kept = self._lengths[row.slot] = self._context.trim(row.slot, keep, None)
+            if kept != keep:
+                raise StepFailedError(f"Slot {row.slot} lost its window with a guess.")
 
     def _check(self, rows: Sequence[TokenRow]) -> None:
         """Refuse what llama.cpp would answer with an abort of the process."""
@@ -275,9 +296,13 @@ class LlamaCppExecutor:
                 raise StepFailedError(f"The row of slot {row.slot} has no tokens.")
             if row.sample and row.slot not in self._choosers:
                 raise StepFailedError(f"Slot {row.slot} was not opened.")
+            if row.draft and not (row.sample and 0 < row.draft < len(row.tokens)):
+                raise StepFailedError(f"The row of slot {row.slot} has {row.draft} guesses and no token before them.")
             self._check_place(row)
             ends[row.slot] = row.position
             total += len(row.tokens)
+        if sum(row.draft for row in rows) > DRAFT_TOKENS:
+            raise StepFailedError(f"A step has more than {DRAFT_TOKENS} guesses.")
         if total > self._context.step_tokens:
             raise StepFailedError(f"A step of {total} tokens is more than {self._context.step_tokens}.")
 

@@ -13,7 +13,7 @@ from gemma_mcp_llamacpp.devices import Device, choose
 from gemma_mcp_llamacpp.executor import LlamaCppExecutor
 from gemma_mcp_llamacpp.log import native_log
 from gemma_mcp_llamacpp.media import Projector
-from gemma_mcp_llamacpp.native import Context, Model
+from gemma_mcp_llamacpp.native import DRAFT_TOKENS, Context, Model
 from gemma_mcp_llamacpp.threads import Threads
 from gemma_mcp_llamacpp.vocabulary import Vocabulary
 
@@ -115,4 +115,5 @@ def _info(
         fim=vocabulary.fim,
         images=images,
         forks=True,
+        draft_tokens=DRAFT_TOKENS,
     )

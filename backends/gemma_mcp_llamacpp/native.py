@@ -16,10 +16,13 @@ from gemma_mcp.errors import LoadFailedError, StepFailedError
 from gemma_mcp_llamacpp.devices import Device
 from gemma_mcp_llamacpp.log import native_log
 
-__all__ = ["ABORTED", "DONE", "NO_ROOM", "Batch", "Context", "Model", "Saved"]
+__all__ = ["ABORTED", "DONE", "DRAFT_TOKENS", "NO_ROOM", "Batch", "Context", "Model", "Saved"]
 
 DONE, NO_ROOM, ABORTED = 0, 1, 2
 """Codes of llama_decode."""
+
+DRAFT_TOKENS = 16
+"""Guesses in one step. Each takes a row of logits, a megabyte with Gemma's vocabulary."""
 
 _WINDOW_ONLY = 1
 """LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY of llama.h."""
@@ -132,6 +135,8 @@ class Batch:
                 self._slots[start:end] = [row.slot] * count
                 self._outputs[start:end] = bytes(count)
             self._outputs[end - 1] = row.sample
+            for guess in range(row.draft):
+                self._outputs[end - 2 - guess] = True
             last.append(end - 1)
             start = end
         self.struct.n_tokens = start
@@ -273,8 +278,8 @@ def _context_parameters(
     parameters.n_ctx = cells
     parameters.n_batch = parameters.n_ubatch = step_tokens  # an image must fit one physical batch
     parameters.n_seq_max = options.slots
-    parameters.n_outputs_max = options.slots  # a slot has one row of logits; 0 would reserve n_batch of them
-    parameters.n_outputs_max_per_seq = 1
+    parameters.n_outputs_max = options.slots + DRAFT_TOKENS  # 0 would reserve n_batch rows of logits
+    parameters.n_outputs_max_per_seq = 1 + DRAFT_TOKENS
     parameters.n_threads = parameters.n_threads_batch = threads
     parameters.flash_attn_type = int(options.flash_attention)
     parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]

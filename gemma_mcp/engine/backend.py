@@ -108,12 +108,17 @@ class Fork(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenRow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tokens"):
-    """Tokens to compute at `position` and after; with `sample` one more is chosen after the last."""
+    """Tokens to compute at `position` and after; with `sample` one more is chosen after the last.
+
+    The last `draft` tokens are guesses of what will be chosen; then `sample` is true. A token is chosen after the one
+    before them, and after each guess that was right. The slot keeps as many positions of the guesses as were right.
+    """
 
     slot: int
     position: int
     tokens: tuple[int, ...]
     sample: bool
+    draft: int = 0
 
 
 class MediaRow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="media"):
@@ -167,7 +172,7 @@ class Sampled(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a sampling row gave: one token, or several from a backend that speculates.
+    """What a sampling row gave: one token, and one more for each guess that was right.
 
     `error`: why none could be chosen, as `gemma_mcp.errors.describe` writes it; that ends this row's request alone.
     """

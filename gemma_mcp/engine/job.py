@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gemma_mcp.engine.backend import MediaPiece, Piece, Sampled, SlotOptions
 from gemma_mcp.engine.mailbox import Mailbox
+from gemma_mcp.engine.speculation import Guesser
 from gemma_mcp.engine.text import TextAssembler
 from gemma_mcp.errors import GemmaError, RequestError
 from gemma_mcp.types import (
@@ -97,6 +98,7 @@ class Job:
         self._unsent_logprobs: list[TokenLogprob] = []
         self._covered_bytes = 0
         """Of the text that was sent, those that belong to tokens whose log-probabilities were not."""
+        self.guesser = Guesser()
         self.events: Mailbox[Event] = Mailbox()
         self._submitted = submitted
         self._admitted: float | None = None

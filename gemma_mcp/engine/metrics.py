@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from gemma_mcp.engine.residency import Resident
-from gemma_mcp.engine.scheduler import SchedulerStats
+from gemma_mcp.engine.stats import SchedulerStats
 from gemma_mcp.types import Finished
 
 __all__ = ["CONTENT_TYPE", "Metrics"]

@@ -9,7 +9,8 @@ from pathlib import Path
 from gemma_mcp.engine.backend import LoadOptions, ModelSpec
 from gemma_mcp.engine.background import background
 from gemma_mcp.engine.host import WorkerHost, start_worker
-from gemma_mcp.engine.scheduler import DECODE_STRETCH, Scheduler, SchedulerStats
+from gemma_mcp.engine.scheduler import DECODE_STRETCH, Scheduler
+from gemma_mcp.engine.stats import SchedulerStats
 from gemma_mcp.errors import GemmaError, WorkerDiedError
 from gemma_mcp.types import Event, GenerationRequest, ModelInfo
 
@@ -73,6 +74,7 @@ async def open_model(
     prefill_chunk: int,
     checkpoint_bytes: int = 0,
     decode_stretch: float = DECODE_STRETCH,
+    speculate: bool = True,
     log: Path,
     load_timeout: float = math.inf,
     step_timeout: float = math.inf,
@@ -86,6 +88,7 @@ async def open_model(
             prefill_chunk=prefill_chunk,
             checkpoint_bytes=checkpoint_bytes,
             decode_stretch=decode_stretch,
+            speculate=speculate,
         )
         model = LoadedModel(spec, worker, scheduler)
         async with background(partial(model.serve, worker, start)):

@@ -1,14 +1,37 @@
 """What the next forward pass computes: one row per decoding slot first, then prompt chunks in what is left."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gemma_mcp.engine.backend import MediaRow, Row, TokenRow
 from gemma_mcp.engine.job import Job
+from gemma_mcp.engine.speculation import MOST_GUESSES, guesses_worth
 
-__all__ = ["plan_rows"]
+__all__ = ["plan_guesses", "plan_rows"]
+
+Guesses = Mapping[int, list[int]]
+"""What may follow a job's tokens, by its slot."""
 
 
-def plan_rows(jobs: Sequence[Job], step_tokens: int, prompt_tokens: int) -> tuple[Row, ...]:
+def plan_guesses(jobs: Sequence[Job], most: int, seconds: Callable[[int], float]) -> dict[int, list[int]]:
+    """Guesses for jobs that all decode, `most` at most, as far as they pay; `seconds` of a step by its tokens."""
+    guesses: dict[int, list[int]] = {}
+    rows = len(jobs)
+    for job in jobs:
+        room = min(MOST_GUESSES, most, job.limit - len(job.tokens) - 1)
+        if room <= 0 or not job.guesser.wanted(len(job.tokens)):
+            continue
+        guess = job.guesser.guess(job.tokens, room)
+        count = guesses_worth(job.guesser.right, rows, seconds, len(guess))
+        if count:
+            guesses[_slot(job)] = guess[:count]
+            most -= count
+            rows += count
+        elif guess:
+            job.guesser.rest(len(job.tokens))
+    return guesses
+
+
+def plan_rows(jobs: Sequence[Job], step_tokens: int, prompt_tokens: int, guesses: Guesses) -> tuple[Row, ...]:
     """Rows for jobs that have a slot, given in order of admission.
 
     Prompts share `prompt_tokens` of a step, and at most one image is computed. A step never has more than
@@ -20,7 +43,8 @@ def plan_rows(jobs: Sequence[Job], step_tokens: int, prompt_tokens: int) -> tupl
         if not job.decoding:
             reading.append(job)
         elif len(rows) < step_tokens:
-            rows.append(TokenRow(_slot(job), job.position, (job.tokens[-1],), sample=True))
+            guess = guesses.get(_slot(job), ())
+            rows.append(TokenRow(_slot(job), job.position, (job.tokens[-1], *guess), True, len(guess)))
     budget = min(prompt_tokens, step_tokens - len(rows))
     if reading and budget > 0:
         rows += _prompt_rows(reading, budget)

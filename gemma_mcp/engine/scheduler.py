@@ -11,7 +11,6 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
 
 from gemma_mcp.engine.backend import MediaRow, Row, Step, StepResult, TokenRow
@@ -20,14 +19,15 @@ from gemma_mcp.engine.cache import KvCache
 from gemma_mcp.engine.host import AsyncExecutor
 from gemma_mcp.engine.job import Job
 from gemma_mcp.engine.pace import Pace
-from gemma_mcp.engine.plan import plan_rows
+from gemma_mcp.engine.plan import plan_guesses, plan_rows
 from gemma_mcp.engine.prefixes import Prefixes, Reused
 from gemma_mcp.engine.queueing import MOST_PASSED, Intake, Signal, encode
 from gemma_mcp.engine.slots import Slot
+from gemma_mcp.engine.stats import SchedulerStats
 from gemma_mcp.errors import GemmaError, OutOfMemoryError, WorkerDiedError, restore
 from gemma_mcp.types import Event, GenerationRequest
 
-__all__ = ["DECODE_STRETCH", "Scheduler", "SchedulerStats"]
+__all__ = ["DECODE_STRETCH", "Scheduler"]
 
 DECODE_STRETCH = 2.7
 """See Pace."""
@@ -37,26 +37,6 @@ MOST_PREEMPTED = 2
 
 WORTH_SHARING = 32
 """Tokens; a fork copies a window and makes its job wait for a step."""
-
-
-@dataclass
-class SchedulerStats:
-    """Counters since the model was opened; `running` and `waiting` are of this moment, seconds are sums."""
-
-    slots: int = 0
-    running: int = 0
-    waiting: int = 0
-    requests: int = 0
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    forks: int = 0
-    completion_tokens: int = 0
-    preemptions: int = 0
-    restarts: int = 0
-    step_seconds: float = 0.0
-    compute_seconds: float = 0.0
-    sample_seconds: float = 0.0
 
 
 class Scheduler:
@@ -70,11 +50,13 @@ class Scheduler:
         checkpoint_bytes: int = 0,
         decode_stretch: float = DECODE_STRETCH,
         worth_sharing: int = WORTH_SHARING,
+        speculate: bool = True,
     ) -> None:
         self._counters = SchedulerStats()
         self._pace = Pace(prefill_chunk, decode_stretch)
         self._checkpoint_bytes = checkpoint_bytes
         self._worth_sharing = worth_sharing
+        self._speculate = speculate
         self._running: list[Job] = []
         self._parked: list[Job] = []
         """Those that a full cache left no room for."""
@@ -174,10 +156,10 @@ class Scheduler:
 
     def _note_time(self, step: Step, seconds: float) -> None:
         self._counters.step_seconds += seconds
-        counts = [len(row.tokens) for row in step.rows if isinstance(row, TokenRow)]
-        if len(counts) == len(step.rows):
-            decoding = counts.count(1)
-            self._pace.took(decoding, sum(counts) - decoding, seconds)
+        rows = [row for row in step.rows if isinstance(row, TokenRow)]
+        if len(rows) == len(step.rows):
+            decoding = sum(len(row.tokens) for row in rows if len(row.tokens) == 1 + row.draft)
+            self._pace.took(decoding, sum(len(row.tokens) for row in rows) - decoding, seconds)
 
     async def _execute(self, executor: AsyncExecutor, step: Step) -> StepResult:
         async with self._intake.alone:
@@ -239,7 +221,14 @@ class Scheduler:
         on_probation = [job for job in ready if job.probation]
         jobs = on_probation or ready
         budget = self._pace.budget(sum(job.decoding for job in jobs))
-        return self._cache.step(plan_rows(jobs, executor.info.step_tokens, budget))
+        return self._cache.step(plan_rows(jobs, executor.info.step_tokens, budget, self._guesses(executor, jobs)))
+
+    def _guesses(self, executor: AsyncExecutor, jobs: Sequence[Job]) -> dict[int, list[int]]:
+        """None beside prompts: these make better use of the step."""
+        if not self._speculate or not all(job.decoding for job in jobs):
+            return {}
+        most = min(executor.info.draft_tokens, executor.info.step_tokens - len(jobs))
+        return plan_guesses(jobs, most, self._pace.seconds)
 
     # --- commit -----------------------------------------------------------------------------------------------
 
@@ -249,20 +238,32 @@ class Scheduler:
         self._counters.sample_seconds += result.sample_seconds
         self._prefixes.commit(step, result)
         if result.status == "done":
-            self._commit_rows(step)
+            self._commit_rows(step, result)
             self._commit_tokens(result)
         else:
             self._commit_partly(step, result)
 
-    def _commit_rows(self, step: Step) -> None:
+    def _commit_rows(self, step: Step, result: StepResult) -> None:
+        chosen = {output.slot: len(output.tokens) for output in result.outputs}
         for row in step.rows:
             slot, job = self._slot_and_job(row.slot)
+            if isinstance(row, TokenRow) and row.draft:
+                self._commit_guesses(row, slot, job, max(0, chosen[row.slot] - 1))
+                continue
             start, end = job.position, job.position + _row_length(job, row)
             slot.ids += job.tokens[start:end]
             job.position = end
             if end <= len(job.prompt.ids):
                 self._counters.prompt_tokens += end - start
                 job.post_prefill()
+
+    def _commit_guesses(self, row: TokenRow, slot: Slot, job: Job, right: int) -> None:
+        job.guesser.happened(row.draft, right)
+        self._counters.guessed_tokens += row.draft
+        self._counters.right_tokens += right
+        count = len(row.tokens) - row.draft + right
+        slot.ids += row.tokens[:count]
+        job.position += count
 
     def _commit_tokens(self, result: StepResult) -> None:
         """The readers get their text while the worker computes the next step."""

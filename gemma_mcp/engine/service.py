@@ -132,6 +132,7 @@ class _Opener:
                 prefill_chunk=self._settings.llamacpp.prefill_chunk,
                 checkpoint_bytes=self._settings.llamacpp.checkpoint_bytes,
                 decode_stretch=self._settings.llamacpp.decode_stretch,
+                speculate=self._settings.llamacpp.speculate,
                 log=worker_log_path(self._places, spec.name),
                 load_timeout=self._settings.engine.load_timeout,
                 step_timeout=self._settings.engine.step_timeout,

@@ -17,10 +17,11 @@ then fail in just this way: a case that comes to pass is reported too.
 from gemma_mcp.testing.contract_choosing import ChoosingCases
 from gemma_mcp.testing.contract_computing import ComputingCases
 from gemma_mcp.testing.contract_ground import Expected, Facts, never, notimpl, notyet
+from gemma_mcp.testing.contract_guessing import GuessingCases
 from gemma_mcp.testing.contract_sharing import SharingCases
 
 __all__ = ["BackendContract", "Expected", "Facts", "never", "notimpl", "notyet"]
 
 
-class BackendContract(ComputingCases, SharingCases, ChoosingCases):
+class BackendContract(ComputingCases, SharingCases, GuessingCases, ChoosingCases):
     """All cases. One model is loaded for all of them."""

@@ -55,6 +55,7 @@ CONTROLS = {
 }
 MEDIA_POSITIONS = 4
 CHECKPOINT_BYTES = 1000
+DRAFT_TOKENS = 16
 POLL_SECONDS = 0.01
 
 TEMPLATE = (
@@ -128,6 +129,7 @@ class EchoExecutor:
             fim=FimTokens("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>") if fim else None,
             images=images,
             forks=True,
+            draft_tokens=DRAFT_TOKENS,
         )
         self._slots = [_Slot() for _ in range(options.slots)]
         self._die = die
@@ -261,12 +263,28 @@ class EchoExecutor:
                 raise StepFailedError(f"There is no image {row.media}; it was released.")
             slot.cells += [self._media[row.media][1]] * MEDIA_POSITIONS
             return None
-        slot.cells += row.tokens
-        if self._info.window:
-            slot.oldest = max(slot.oldest, len(slot.cells) - 2 * self._info.window)
+        if row.draft and not (row.sample and row.draft < len(row.tokens) and row.draft <= DRAFT_TOKENS):
+            raise StepFailedError(f"The row of slot {row.slot} cannot have {row.draft} guesses.")
+        known = len(row.tokens) - row.draft
+        slot.cells += row.tokens[:known]
         reply = _Reply.of(slot.cells, self._names)
         self._obey(reply)
-        return _output(row.slot, reply, slot.logprobs) if row.sample else None
+        output = self._sampled(row, slot, reply, row.tokens[known:]) if row.sample else None
+        if self._info.window:
+            slot.oldest = max(slot.oldest, len(slot.cells) - 2 * self._info.window)
+        return output
+
+    def _sampled(self, row: TokenRow, slot: _Slot, reply: "_Reply", guesses: Sequence[int]) -> Output:
+        """Tokens as long as the guesses are right."""
+        if reply.order is not None and reply.order.stuck:
+            return Output(row.slot, (), describe(RequestError("The turn ordered that no token be chosen.")))
+        chosen = [_sample(reply, slot.logprobs)]
+        for guess in guesses:
+            if chosen[-1].end or chosen[-1].token != guess:
+                break
+            slot.cells.append(guess)
+            chosen.append(_sample(_Reply.of(slot.cells, self._names), slot.logprobs))
+        return Output(row.slot, tuple(chosen))
 
     def _obey(self, reply: "_Reply") -> None:
         """Delays and accidents that the user turn orders."""
@@ -345,12 +363,6 @@ def _split(cells: Sequence[int], marker: int) -> list[list[int]]:
         else:
             parts[-1].append(cell)
     return parts
-
-
-def _output(slot: int, reply: _Reply, logprobs: int | None) -> Output:
-    if reply.order is not None and reply.order.stuck:
-        return Output(slot, (), describe(RequestError("The turn ordered that no token be chosen.")))
-    return Output(slot, (_sample(reply, logprobs),))
 
 
 def _sample(reply: _Reply, logprobs: int | None) -> Sampled:

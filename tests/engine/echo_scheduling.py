@@ -73,10 +73,18 @@ def picture(width: int, height: int = 8) -> Media:
 
 @asynccontextmanager
 async def scheduled(
-    *, queue_limit: int = 8, prefill_chunk: int = 256, window: int = 0, checkpoint_bytes: int = 0, **options: int
+    *,
+    queue_limit: int = 8,
+    prefill_chunk: int = 256,
+    window: int = 0,
+    checkpoint_bytes: int = 0,
+    speculate: bool = True,
+    **options: int,
 ) -> AsyncGenerator[tuple[Scheduler, InProcess]]:
     executor = InProcess(EchoExecutor(LoadOptions(**options), window=window))  # pyright: ignore[reportArgumentType]
-    scheduler = Scheduler(queue_limit=queue_limit, prefill_chunk=prefill_chunk, checkpoint_bytes=checkpoint_bytes)
+    scheduler = Scheduler(
+        queue_limit=queue_limit, prefill_chunk=prefill_chunk, checkpoint_bytes=checkpoint_bytes, speculate=speculate
+    )
     async with background(lambda: scheduler.run(executor)):
         yield scheduler, executor
 

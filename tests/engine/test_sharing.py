@@ -20,7 +20,7 @@ FRAME = len(b"user\n") + 2
 def computed(executor: InProcess) -> int:
     """Tokens in all rows so far, those of decoding left out."""
     rows = [row for step in executor.steps for row in step.rows if isinstance(row, TokenRow)]
-    return sum(len(row.tokens) for row in rows if len(row.tokens) > 1)
+    return sum(len(row.tokens) for row in rows if len(row.tokens) > 1 and not row.draft)
 
 
 async def replies(scheduler: Scheduler, texts: list[str]) -> dict[str, list[Event]]:

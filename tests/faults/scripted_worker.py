@@ -37,9 +37,12 @@ END = 0
 
 
 def next_token(seed: int, said: int, cells: Sequence[int]) -> int:
-    """A letter, or about every twentieth time the end."""
+    """A letter, mostly the fifth one back, or about every twentieth time the end."""
     value = zlib.crc32(struct.pack(f"<{len(cells) + 2}q", seed, said, *cells))
-    return END if value % 20 == 0 else 97 + value % 26
+    if value % 20 == 0:
+        return END
+    repeats = value % 7 and len(cells) >= 5 and 97 <= cells[-5] < 123
+    return cells[-5] if repeats else 97 + value % 26
 
 
 def piece(token: int) -> bytes:
@@ -90,6 +93,7 @@ class Faults:
     slow_images: bool = False
     """Encoding takes many turns of the loop."""
     forks: bool = True
+    draft_tokens: int = 5
 
 
 @dataclass
@@ -104,6 +108,7 @@ class Record:
     failed: set[int] = field(default_factory=set[int])
     forks: int = 0
     restored: int = 0
+    guessed: int = 0
     full: bool = False
     interrupted: bool = False
     computed: dict[int, int] = field(default_factory=dict[int, int])
@@ -136,6 +141,7 @@ class ScriptedWorker:
             step_tokens=step_tokens,
             window=faults.window,
             forks=faults.forks,
+            draft_tokens=faults.draft_tokens,
         )
         self.pid = record.workers
         self.slots = [Cells() for _ in range(slots)]
@@ -239,6 +245,14 @@ class ScriptedWorker:
         counts = [len(row.tokens) for row in step.rows if isinstance(row, TokenRow)]
         self._check(sum(counts) <= self.info.step_tokens, f"{sum(counts)} tokens in one step")
         self._check(0 not in counts, "a row has no tokens")
+        drafts = [row.draft for row in step.rows if isinstance(row, TokenRow)]
+        self._check(sum(drafts) <= self.info.draft_tokens, "too many guesses")
+        fit = all(
+            not row.draft or (row.sample and row.draft < len(row.tokens))
+            for row in step.rows
+            if isinstance(row, TokenRow)
+        )
+        self._check(fit, "a guess without a token before it")
 
     def _have_accidents(self, step: Step, seeds: frozenset[int]) -> None:
         sampled = [self.slots[row.slot] for row in step.rows if isinstance(row, TokenRow) and row.sample]
@@ -293,11 +307,21 @@ class ScriptedWorker:
         return self._trim(target, fork.keep, fork.spare)
 
     def _outputs(self, step: Step) -> list[Output]:
-        return [
-            Output(row.slot, (self._sample(self.slots[row.slot]),))
-            for row in step.rows
-            if isinstance(row, TokenRow) and row.sample
-        ]
+        return [self._output(row) for row in step.rows if isinstance(row, TokenRow) and row.sample]
+
+    def _output(self, row: TokenRow) -> Output:
+        """A token after the known ones, and after each guess that is right."""
+        slot = self.slots[row.slot]
+        guesses = slot.cells[len(slot.cells) - row.draft :] if row.draft else []
+        del slot.cells[len(slot.cells) - row.draft :]
+        chosen = [self._sample(slot)]
+        for guess in guesses:
+            if chosen[-1].end or chosen[-1].token != guess:
+                break
+            self._record.guessed += 1
+            slot.cells.append(guess)
+            chosen.append(self._sample(slot))
+        return Output(row.slot, tuple(chosen))
 
     def _cells_of(self, row: object) -> list[int]:
         if isinstance(row, TokenRow):
