@@ -23,17 +23,29 @@ from training.evaluate import TEXT_JOBS, items
 STARTER = Path(__file__).parents[2] / "gemma_mcp" / "starter"
 PROMPTS = 200
 NEAR_TIE = 0.01
+NEAR_TIE_LATER = 0.05
+"""Behind three turns the starter's log-probabilities move by more in any other batch, whether it shares cells or not."""
 SAME_TO_THE_END = 0.99
 
 Reply = tuple[TokenLogprob, ...]
 
 
 @asynccontextmanager
-async def starter(log: Path, slots: int, prefill_chunk: int = 256) -> AsyncGenerator[LoadedModel]:
+async def starter(
+    log: Path, slots: int, prefill_chunk: int = 256, speculate: bool = True
+) -> AsyncGenerator[LoadedModel]:
     options = LoadOptions(context_length=1024, slots=slots, threads=1)
     spec = starter_model(STARTER)
     async with open_model(
-        "llamacpp", spec, options, queue_limit=PROMPTS, prefill_chunk=prefill_chunk, log=log, load_timeout=120
+        "llamacpp",
+        spec,
+        options,
+        queue_limit=PROMPTS,
+        prefill_chunk=prefill_chunk,
+        checkpoint_bytes=50_000_000,
+        speculate=speculate,
+        log=log,
+        load_timeout=120,
     ) as model:
         yield model
 
@@ -80,10 +92,10 @@ async def all_at_once(model: LoadedModel, prompts: Sequence[Sequence[Message]], 
     return [replies[number] for number in range(len(prompts))]
 
 
-def parts_only_at_a_near_tie(one: Reply, other: Reply) -> bool:
+def parts_only_at_a_near_tie(one: Reply, other: Reply, near: float) -> bool:
     for a, b in zip(one, other, strict=False):
         if a.token != b.token:
-            return min(lead(a), lead(b)) < NEAR_TIE
+            return min(lead(a), lead(b)) < near
     return True
 
 
@@ -93,9 +105,9 @@ def lead(choice: TokenLogprob) -> float:
     return best - second
 
 
-def assert_equal_output(alone: list[Reply], other: list[Reply]) -> None:
+def assert_equal_output(alone: list[Reply], other: list[Reply], near: float = NEAR_TIE) -> None:
     pairs = list(zip(alone, other, strict=True))
-    assert all(parts_only_at_a_near_tie(a, b) for a, b in pairs)
+    assert all(parts_only_at_a_near_tie(a, b, near) for a, b in pairs)
     same = sum([x.token for x in a] == [x.token for x in b] for a, b in pairs)
     assert same >= SAME_TO_THE_END * len(pairs)
 
@@ -106,12 +118,24 @@ def prompts() -> list[list[Message]]:
 
 
 async def test_replies_are_the_same_alone_in_a_batch_and_from_a_cache(tmp_path: Path, prompts: list[list[Message]]):
-    async with starter(tmp_path / "alone.log", slots=1) as model:
+    async with starter(tmp_path / "alone.log", slots=1, speculate=False) as model:
         alone = await one_by_one(model, prompts)
     async with starter(tmp_path / "together.log", slots=8, prefill_chunk=32) as model:
         assert_equal_output(alone, await all_at_once(model, prompts, reuse_prefix=False))
         assert_equal_output(alone, await all_at_once(model, prompts, reuse_prefix=True))
         assert model.stats.cached_tokens > 0
+        assert model.stats.right_tokens > 0
+
+
+async def test_replies_are_the_same_when_their_prompts_begin_alike(tmp_path: Path, prompts: list[list[Message]]):
+    """Forked, behind a leader, from checkpoints: whatever the scheduler makes of it."""
+    before = [said("user", "What is the capital of France?"), said("assistant", "Paris.")] * 3
+    alike = [[*before, *prompt] for prompt in prompts]
+    async with starter(tmp_path / "alone.log", slots=1, speculate=False) as model:
+        alone = await one_by_one(model, alike)
+    async with starter(tmp_path / "forked.log", slots=8) as model:
+        assert_equal_output(alone, await all_at_once(model, alike, reuse_prefix=True), NEAR_TIE_LATER)
+        assert model.stats.forks >= 7
 
 
 async def test_a_restarted_worker_goes_on_with_the_same_text(tmp_path: Path):
