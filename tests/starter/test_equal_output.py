@@ -24,7 +24,7 @@ STARTER = Path(__file__).parents[2] / "gemma_mcp" / "starter"
 PROMPTS = 200
 NEAR_TIE = 0.01
 NEAR_TIE_LATER = 0.05
-"""Behind three turns the starter's log-probabilities move by more in any other batch, whether it shares cells or not."""
+"""Behind three turns the starter's log-probabilities move by more in any other batch, with shared cells or without."""
 SAME_TO_THE_END = 0.99
 
 Reply = tuple[TokenLogprob, ...]
