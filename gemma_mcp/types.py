@@ -18,6 +18,7 @@ __all__ = [
     "ModelInfo",
     "ModelSpec",
     "Prefill",
+    "Priority",
     "Queued",
     "Sampling",
     "Segment",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 FinishReason = Literal["stop", "length", "deadline", "cancelled", "tool_calls"]
+
+Priority = Literal["interactive", "bulk"]
+"""Whether somebody waits for a reply, or a mass of them is worked off beside what people wait for."""
 
 
 class Control(msgspec.Struct, frozen=True, tag="control"):
@@ -170,6 +174,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float | None = None
     logprobs: int | None = None
     reuse_prefix: bool = True
+    priority: Priority = "interactive"
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -3,12 +3,14 @@
 Both sides use these models, so they cannot drift apart. Requests forbid unknown fields: a misspelt one is refused, not
 ignored. Field names and meanings: the OpenAI API reference (chat completions, completions), llama.cpp `tools/server`
 (`return_progress`, `prompt_progress`, `return_tokens`, `timings`, sampling parameters). `deadline_seconds`,
-`queue_place` and the `tokens` of a message are ours.
+`priority`, `queue_place` and the `tokens` of a message are ours.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from gemma_mcp.types import Priority
 
 __all__ = [
     "WIRE_VERSION",
@@ -153,6 +155,7 @@ class GenerationOptions(WireModel):
     return_progress: bool = False
     return_tokens: bool = False
     deadline_seconds: Annotated[Finite, Field(gt=0)] | None = None
+    priority: Priority = "interactive"
 
 
 class ChatCompletionRequest(GenerationOptions):

@@ -123,4 +123,5 @@ async def _request(call: Call, resident: Resident) -> GenerationRequest:
         deadline_seconds=call.seconds_left(),
         logprobs=call.logprobs,
         reuse_prefix=options.cache_prompt,
+        priority=options.priority,
     )

@@ -15,6 +15,7 @@ from gemma_mcp.server.tasks import current_task
 from gemma_mcp.server.turn_messages import refuse_size, size_of
 from gemma_mcp.settings import ServerSettings
 from gemma_mcp.state import EngineStatus
+from gemma_mcp.types import Priority
 from gemma_mcp.wire import (
     ChatCompletionRequest,
     ChatMessage,
@@ -66,6 +67,7 @@ class Options:
     stop: Sequence[str] | None = None
     json_schema: dict[str, Any] | str | None = None
     return_tokens: bool = False
+    priority: Priority = "interactive"
 
 
 class Caller:
@@ -150,6 +152,7 @@ class Caller:
             stream_options=StreamOptions(include_usage=True),
             return_progress=True,
             return_tokens=options.return_tokens,
+            priority=options.priority,
         )
         return {name: getattr(fields, name) for name in fields.model_fields_set}
 
