@@ -67,6 +67,7 @@ async def test_tools_answer_a_client_with_a_token(server: HttpServer, era: str) 
             "complete_code",
             "analyze_image",
             "chat",
+            "map_files",
         ]
         result = await client.call_tool("generate_text", {"prompt": "Over HTTP."})
         assert texts(result)[0] == "Over HTTP."
