@@ -157,13 +157,15 @@ class MapFiles:
         box = self.caller.box(given.max_seconds)
         job = await self._job(given, box)
         target = await self._target(given, job)
-        async with self.caller.reporting(context) as progress, self.folder.turn(target.path, box):
-            journal = Journal(target.path, job.id, private=target.private, shown=target.shown)
-            try:
-                return await self._worked(given, job, target, journal, progress)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(journal.close)
+        async with self.caller.reporting(context) as progress:
+            progress.say(f"waiting for other calls that write to {target.path.name}")
+            async with self.folder.turn(target.path, box):
+                journal = Journal(target.path, job.id, private=target.private, shown=target.shown)
+                try:
+                    return await self._worked(given, job, target, journal, progress)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.to_thread.run_sync(journal.close)
 
     async def _worked(
         self, given: MapFilesArguments, job: Job, target: Target, journal: Journal, progress: Speaker

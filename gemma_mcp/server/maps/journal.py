@@ -76,6 +76,7 @@ class Journal:
             return
         try:
             self._take(self._open())
+            os.utime(self.path)  # it was used: what was not used for longest is deleted first
         except OSError as error:
             raise self._refused(reason(error), "Check the disk and who may write there.") from error
         except InputRefusedError:
@@ -191,10 +192,13 @@ class Journal:
         if entry.status == "ok":
             self._done[entry.key] = entry
 
-    def _row(self, entry: _Entry) -> Row:
+    def _row(self, entry: _Entry) -> Row | None:
         file = self._open()
         file.seek(entry.start)
-        return msgspec.json.decode(file.read(entry.size), type=Row)
+        try:
+            return msgspec.json.decode(file.read(entry.size), type=Row)
+        except msgspec.DecodeError:  # somebody else wrote to the file
+            return None
 
     def _copy(self, beside: Path, entries: Sequence[_Entry]) -> None:
         source = self._open()

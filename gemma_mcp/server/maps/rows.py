@@ -1,6 +1,7 @@
 """One result as it stands in a file of results, and in the cache."""
 
 import json
+import re
 from typing import Literal, NoReturn
 
 import msgspec
@@ -12,6 +13,10 @@ from gemma_mcp.server.replies import Reply
 __all__ = ["Row", "Status", "answered", "copied", "unanswered"]
 
 Status = Literal["ok", "failed", "refused"]
+
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
+LONE = re.compile(r"[\ud800-\udfff]")
+"""Half of a surrogate pair, written out in JSON and as it is read from there: no text, so it is replaced."""
 
 LONGEST_REASON = 500
 """Characters; an error may quote much of a reply."""
@@ -99,9 +104,12 @@ def _text(text: str) -> bytes:
 def _json_of(text: str) -> msgspec.Raw:
     """The JSON of a reply as it stands, but on one line: inside its texts there are no bare line ends."""
     try:
-        json.loads(text, parse_constant=_refuse_constant)
-        return msgspec.Raw(" ".join(text.split("\n")).replace("\r", " ").strip().encode())
-    except (ValueError, RecursionError) as error:
+        value: object = json.loads(text, parse_constant=_refuse_constant)
+        line = text.replace("\n", " ").replace("\r", " ").strip()
+        if HALF.search(line):
+            line = LONE.sub("\ufffd", json.dumps(value, ensure_ascii=False, allow_nan=False))
+        return msgspec.json.decode(line.encode(), type=msgspec.Raw)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise InvalidReplyError("The reply is not JSON.", "Simplify the schema, or use a larger model.") from error
 
 

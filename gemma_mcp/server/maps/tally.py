@@ -46,6 +46,7 @@ class Tally:
     completion_tokens: int = 0
     failures: dict[str, Failure] = field(default_factory=dict[str, Failure])
     _pace: Pace | None = None
+    _newest: tuple[str, str] = ("", "")
 
     @property
     def done(self) -> int:
@@ -75,6 +76,8 @@ class Tally:
             self.prompt_tokens += row.prompt_tokens
             self.cached_tokens += row.cached_tokens
             self.completion_tokens += row.completion_tokens
+        if self._newest[0]:
+            self.say(*self._newest)
 
     def start(self) -> None:
         """The first question goes out now."""
@@ -82,6 +85,7 @@ class Tally:
 
     def say(self, name: str, message: str) -> None:
         """The newest of what the record `name` is at, behind how far all are."""
+        self._newest = name, message
         rate = self._pace.rate(self._asked) if self._pace else 0.0
         head = f"{self.total - self.left:,} of {nouns(self.per, self.total)} · "
         if rate:

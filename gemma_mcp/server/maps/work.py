@@ -163,7 +163,7 @@ class Work:
                     if not self._over:
                         await self._produce_from(batch, send)
             except DeadlineError as error:
-                self.late = error
+                self.late = self.late or error
             except GemmaError as error:
                 self._error = error
 
@@ -216,7 +216,7 @@ class Work:
                 return
             row = answered(self._job.id, record, reply, as_json=self._job.schema is not None)
         except DeadlineError as error:
-            self.late = error
+            self.late = self.late or error
             return
         except HOPELESS as error:
             self._error = error
