@@ -182,7 +182,7 @@ class MapFiles:
             raise work.late
         result = await anyio.to_thread.run_sync(digest_of, job, target, journal, plan, work)
         if not work.tally.left:
-            await work.finish(plan)
+            await work.finish()
         await anyio.to_thread.run_sync(self.folder.prune, target.path)
         return result
 

@@ -126,6 +126,11 @@ class Mapper:
         }
 
 
+def names_in(folder: Path) -> list[str]:
+    """What is in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def numbered(count: int) -> dict[str, str]:
     """So many small files that differ."""
     return {f"f{number:02}.txt": f"subject {number}\n" for number in range(1, count + 1)}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio.to_thread
 
@@ -45,6 +45,10 @@ class Plan:
     def records(self) -> Iterator[Record]:
         """All of them, in order."""
         return (record for batch in self.batches for record in batch.records)
+
+    def with_fresh(self, fresh: Batch) -> "Plan":
+        """The plan after a file was cut anew."""
+        return replace(self, batches=tuple(fresh if one.source == fresh.source else one for one in self.batches))
 
 
 class Survey:

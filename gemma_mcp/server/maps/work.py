@@ -78,12 +78,14 @@ class Work:
         self._error: GemmaError | None = None
         self._writing = anyio.Lock()
         self._equals: dict[str, list[Record]] = {}
+        self._plan = Plan((), (), ())
         self._unremembered: list[Row] = []
 
     async def run(self, plan: Plan) -> None:
         """Work until all is done or time is up. Raises InputRefusedError when results cannot be written, and errors
         that concern all records; what was done until then is kept.
         """
+        self._plan = plan
         self.tally.total = sum(len(batch.records) for batch in plan.batches) + len(plan.refused)
         await self._take_refused(plan)
         pending = await self._take_known(plan)
@@ -96,10 +98,10 @@ class Work:
         if self._error is not None:
             raise self._error
 
-    async def finish(self, plan: Plan) -> None:
+    async def finish(self) -> None:
         """Bring the file of results into order."""
-        others = [(refused.record.path, "") for refused in plan.refused]
-        await anyio.to_thread.run_sync(self._journal.finish, plan.records, others)
+        others = [(refused.record.path, "") for refused in self._plan.refused]
+        await anyio.to_thread.run_sync(self._journal.finish, self._plan.records, others)
 
     # -- what needs no model ------------------------------------------------------------------------------------------
 
@@ -188,9 +190,11 @@ class Work:
         """The batch's records, or those of the file as it is now."""
         if self._survey.unchanged(batch, file):
             return batch.records
-        fresh = (await self._survey.cut(batch.source, file)).records
-        self.tally.total += len(fresh) - len(batch.records)
-        return fresh
+        fresh = await self._survey.cut(batch.source, file)
+        self._plan = self._plan.with_fresh(fresh)
+        left = self._without(fresh).records
+        self.tally.total += len(left) - len(batch.records)
+        return left
 
     async def _taken_over(self, record: Record) -> bool:
         """Whether an equal one has been answered meanwhile."""
