@@ -45,6 +45,9 @@ MOST_LOST = 5
 TAKEN_AT_ONCE = 500
 """Records that are looked up and written together: what is known already comes in thousands."""
 
+MOST_READ_CHARACTERS = 4_000_000
+"""Of texts that are held for the count of what the client was spared; more are not counted."""
+
 CACHED_AT_ONCE = 16
 """Results that go to the cache in one transaction; they are in the file of results already."""
 
@@ -76,6 +79,7 @@ class Work:
         self._read_characters = 0
         self._lost = 0
         self._error: GemmaError | None = None
+        self._scope = anyio.CancelScope()
         self._writing = anyio.Lock()
         self._equals: dict[str, list[Record]] = {}
         self._plan = Plan((), (), ())
@@ -148,6 +152,7 @@ class Work:
         self.tally.start()
         send, receive = anyio.create_memory_object_stream[Question](0)
         async with anyio.create_task_group() as tasks:
+            self._scope = tasks.cancel_scope
             tasks.start_soon(self._produce, pending, send)
             for _ in range(self._caller.at_once):
                 tasks.start_soon(self._consume, receive.clone())
@@ -155,8 +160,7 @@ class Work:
 
     @property
     def _over(self) -> bool:
-        box = self._job.options.box
-        return self._error is not None or box.elapsed >= box.seconds
+        return self._job.options.box.elapsed >= self._job.options.box.seconds
 
     async def _produce(self, pending: Sequence[Batch], send: MemoryObjectSendStream[Question]) -> None:
         async with send:
@@ -167,7 +171,7 @@ class Work:
             except DeadlineError as error:
                 self.late = self.late or error
             except GemmaError as error:
-                self._error = error
+                self._give_up(error)
 
     async def _produce_from(self, batch: Batch, send: MemoryObjectSendStream[Question]) -> None:
         """Reads a file when there is somebody to take its records."""
@@ -223,11 +227,11 @@ class Work:
             self.late = self.late or error
             return
         except HOPELESS as error:
-            self._error = error
+            self._give_up(error)
             return
         except GemmaError as error:
             if self._is_lost(error):
-                self._error = error
+                self._give_up(error)
                 return
             row = unanswered(self._job.id, record, error)
         else:
@@ -255,14 +259,18 @@ class Work:
 
     async def _answered(self, row: Row, record: Record) -> None:
         """One answer for all who asked the same."""
-        equal = self._equals.pop(record.key, [])
-        rows = [row, *(_same(row, self._job.id, one) for one in equal)]
         with anyio.CancelScope(shield=True):  # what was computed is kept, even if the call is cancelled just now
             try:
-                await self._record(rows)
+                await self._record([row])  # from now on it is found there
+                await self._record([_same(row, self._job.id, one) for one in self._equals.pop(record.key, [])])
                 await self._put_by(row)
             except GemmaError as error:
-                self._error = error
+                self._give_up(error)
+
+    def _give_up(self, error: GemmaError) -> None:
+        """The call ends with this error; what others are being asked meanwhile is broken off."""
+        self._error = self._error or error
+        self._scope.cancel()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -298,7 +306,7 @@ class Work:
 
     def _note_read(self, text: str) -> None:
         """For the count of what the client was spared."""
-        if self._read_characters + len(text) <= 4_000_000:
+        if self._read_characters + len(text) <= MOST_READ_CHARACTERS:
             self._read_characters += len(text)
             self.read.append(text)
 
