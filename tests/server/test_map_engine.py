@@ -62,7 +62,7 @@ async def test_a_call_that_is_taken_back_leaves_the_rest_to_the_next_one(home: E
         async with anyio.create_task_group() as tasks:
 
             async def call() -> None:
-                given = {"instruction": "!slow 0.005 Say it.", "files": ["*.txt"], "max_tokens": 30}
+                given = {"instruction": "!slow 0.005 Say it.", "files": ["*.txt"], "max_tokens": 15}
                 await client.call_tool("map_files", given, progress_callback=told)
 
             tasks.start_soon(call)
@@ -72,11 +72,11 @@ async def test_a_call_that_is_taken_back_leaves_the_rest_to_the_next_one(home: E
         (path,) = (home.places.maps / "results").glob("*.jsonl")
         kept = path.read_bytes().count(b"\n")
         before = await replies_of(home)
-        digest = await mapped(client, "!slow 0.005 Say it.", max_tokens=30)
+        digest = await mapped(client, "!slow 0.005 Say it.", max_tokens=15)
         assert digest.startswith(f"8 files: 8 done ({kept} by an earlier call, ")
         assert await replies_of(home) - before == 8 - kept
         before = await replies_of(home)
-        assert "8 by an earlier call" in await mapped(client, "!slow 0.005 Say it.", max_tokens=30)
+        assert "8 by an earlier call" in await mapped(client, "!slow 0.005 Say it.", max_tokens=15)
         assert await replies_of(home) == before
 
 
