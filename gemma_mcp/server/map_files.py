@@ -158,7 +158,7 @@ class MapFiles:
         job = await self._job(given, box)
         target = await self._target(given, job)
         async with self.caller.reporting(context) as progress:
-            progress.say(f"waiting for other calls that write to {target.path.name}")
+            progress.say(f"looking for earlier results in {target.path.name}")
             async with self.folder.turn(target.path, box):
                 journal = Journal(target.path, job.id, private=target.private, shown=target.shown)
                 try:

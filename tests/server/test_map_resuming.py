@@ -235,7 +235,7 @@ async def test_two_calls_for_one_file_of_results_take_turns_and_nothing_is_compu
             tasks.start_soon(call)
             await entered.wait()
             tasks.start_soon(call, told)
-    assert waiting[0] == "waiting for other calls that write to out.jsonl"
+    assert waiting[0] == "looking for earlier results in out.jsonl"
     assert digests[0].startswith("6 files: 6 done\n")
     assert digests[1].startswith("6 files: 6 done (6 by an earlier call)\n")
     assert len(mapper.engines.names) == 6
