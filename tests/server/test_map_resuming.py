@@ -47,7 +47,10 @@ async def test_a_call_that_was_cancelled_goes_on_where_it_was(mapper: Mapper, pr
     assert sorted(mapper.engines.names) == [name for name in sorted(numbered(10)) if name not in kept]
     assert [row["path"] for row in mapper.rows()] == sorted(numbered(10))
     mapper.engines.forget()
-    assert (await mapper.digest()).startswith("10 files: 10 done (10 by an earlier call)\n")
+    digest, line = texts(await mapper.call())
+    assert digest.startswith("10 files: 10 done (10 by an earlier call)\n")
+    assert line.startswith("[starter · stop · ")
+    assert "This is the built-in starter model, a toy" in line
     assert mapper.engines.names == []
 
 

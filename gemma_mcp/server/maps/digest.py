@@ -37,7 +37,7 @@ def digest_of(job: Job, target: Target, journal: Journal, plan: Plan, work: Work
         _usage(tally),
         None,
         job.options.box.elapsed,
-        asked=job.options.model or job.model.name,
+        asked=(job.options.model or job.model.name) if work.card else "",
     )
     result = result_of(reply, notes=(*notes[:NOTES_SHOWN], *more), read=work.read)
     result.meta = {META_KEY: {**(result.meta or {}).get(META_KEY, {}), "map": _figures(tally, target)}}
