@@ -47,8 +47,8 @@ class Places:
     """The folders of one user. They are made by whoever first writes to them, readable by the user alone.
 
     `config_file` is the user's settings; `models` holds downloaded weights; `state` is where a running engine says how
-    to reach it; `logs` is what the engine and its workers wrote; `sessions` holds the conversations of `chat`; `data`
-    is what else is kept for the user, such as figures.
+    to reach it; `logs` is what the engine and its workers wrote; `sessions` holds the conversations of `chat`, `maps`
+    the results of `map_files`; `data` is what else is kept for the user, such as figures.
     """
 
     config_file: Path
@@ -57,6 +57,7 @@ class Places:
     logs: Path
     cache: Path
     sessions: Path
+    maps: Path
     data: Path
 
     @classmethod
@@ -73,12 +74,17 @@ class Places:
             logs=dirs.user_log_path,
             cache=dirs.user_cache_path,
             sessions=dirs.user_data_path / "sessions",
+            maps=dirs.user_data_path / "maps",
             data=dirs.user_data_path,
         )
 
     def sessions_of(self, client: str) -> Path:
         """The conversations of a client of `serve --http` that the configuration names."""
         return self.sessions / "clients" / client
+
+    def maps_of(self, client: str) -> Path:
+        """The results of such a client."""
+        return self.maps / "clients" / client
 
     @classmethod
     def below(cls, home: Path) -> "Places":
@@ -90,5 +96,6 @@ class Places:
             logs=home / "logs",
             cache=home / "cache",
             sessions=home / "sessions",
+            maps=home / "maps",
             data=home / "data",
         )

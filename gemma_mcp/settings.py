@@ -9,6 +9,7 @@ __all__ = [
     "EngineSettings",
     "HttpSettings",
     "LlamaCppSettings",
+    "MapSettings",
     "ModelSettings",
     "ServerSettings",
     "SessionSettings",
@@ -112,6 +113,18 @@ class SessionSettings(Section):
     max_sessions: Count
 
 
+class MapSettings(Section):
+    """`map_files`: how much one call may take on, and how long its results are kept."""
+
+    at_once: Annotated[int, Field(ge=0, le=1024)]
+    max_files: Count
+    max_records: Count
+    max_file_bytes: Count
+    keep_days: Annotated[float, Field(ge=0, le=36500, allow_inf_nan=False)]
+    max_bytes: Annotated[int, Field(ge=1_000_000, le=1_000_000_000_000)]
+    cache_bytes: Annotated[int, Field(ge=1_000_000, le=1_000_000_000_000)]
+
+
 class Settings(Section):
     """All settings."""
 
@@ -120,5 +133,6 @@ class Settings(Section):
     backend: BackendSettings
     llamacpp: LlamaCppSettings
     server: ServerSettings
+    map: MapSettings
     sessions: SessionSettings
     http: HttpSettings

@@ -100,6 +100,7 @@ def _named(places: Places) -> Mapping[str, Path]:
         "model": places.models,
         "cache": places.cache,
         "session": places.sessions,
+        "result": places.maps,
         "data": places.data,
     }
 

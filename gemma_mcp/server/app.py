@@ -1,8 +1,9 @@
-"""Puts the server together: four tools on a pool of engines, resources, prompts, and the store of sessions."""
+"""Puts the server together: five tools on a pool of engines, resources, prompts, and the store of sessions."""
 
 import difflib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +26,13 @@ from gemma_mcp.server.inputs.files import TextFiles
 from gemma_mcp.server.inputs.images import ImageLimits, Images
 from gemma_mcp.server.inputs.no_files import NoFiles
 from gemma_mcp.server.inputs.paths import PathPolicy
+from gemma_mcp.server.inputs.sources import FileSources
 from gemma_mcp.server.ledger import Ledger
+from gemma_mcp.server.map_files import MapFiles, map_files_tool
+from gemma_mcp.server.maps.bulk import BulkCaller
+from gemma_mcp.server.maps.cache import ResultCache
+from gemma_mcp.server.maps.folder import ResultFolder
+from gemma_mcp.server.maps.job import mark_of_name
 from gemma_mcp.server.model_list import ModelList
 from gemma_mcp.server.prompts import job_prompts
 from gemma_mcp.server.resources import resources_of
@@ -50,6 +57,7 @@ itself.
 - generate_text: summaries, log triage, classification, extraction to JSON (json_schema), rewriting, commit messages.
 - complete_code: what belongs at a cursor in a file, ready to insert.
 - analyze_image: what is on an image, OCR, several images at once.
+- map_files: one instruction over many files or lines, results as JSON Lines on disk, a digest back.
 - chat: several turns over the same material.
 
 Name paths ("src/app.py", "server.log:100-400", "src/**/*.py", "git:diff --staged") rather than pasting contents. Run \
@@ -84,7 +92,7 @@ def build_server(
     policy = NoFiles() if project_root is None else PathPolicy.configured(settings.server, project_root)
     inventory = Inventory(settings, places)
     sessions = Sessions(SessionStore(places.sessions, Limits.of(settings.sessions)))
-    tools = _tools(pool, settings, policy, sessions)
+    tools = _tools(pool, settings, policy, sessions, places)
     ledger = _ledger(pool, settings, places, tools)
     status = Status(pool, settings, origins, project_root, inventory, ledger)
     server = MCPServer(
@@ -132,7 +140,9 @@ def _completions(inventory: Inventory, policy: PathPolicy, sessions: Sessions) -
     return Completions({**sources, "id": sessions.names})
 
 
-def _tools(pool: Engines, settings: Settings, policy: PathPolicy, sessions: Sessions) -> tuple[GemmaTool, ...]:
+def _tools(
+    pool: Engines, settings: Settings, policy: PathPolicy, sessions: Sessions, places: Places
+) -> tuple[GemmaTool, ...]:
     limits = settings.server
     caller = Caller(pool, limits, settings.model.default)
     files = TextFiles(policy, limits.max_file_bytes, limits.max_files, limits.max_prompt_bytes)
@@ -142,6 +152,20 @@ def _tools(pool: Engines, settings: Settings, policy: PathPolicy, sessions: Sess
         complete_code_tool(caller, files),
         analyze_image_tool(caller, images),
         chat_tool(caller, files, images, sessions),
+        map_files_tool(_map_files(caller, settings, policy, places), limits.write),
+    )
+
+
+def _map_files(caller: Caller, settings: Settings, policy: PathPolicy, places: Places) -> MapFiles:
+    limits = settings.map
+    return MapFiles(
+        caller,
+        BulkCaller(caller, limits.at_once or settings.llamacpp.slots + min(2, settings.engine.queue_limit)),
+        FileSources(TextFiles(policy, limits.max_file_bytes, limits.max_files), limits.max_files),
+        ResultFolder.configured(places.maps, limits),
+        ResultCache.configured(places.maps, limits),
+        partial(mark_of_name, settings=settings, places=places),
+        limits.max_records,
     )
 
 

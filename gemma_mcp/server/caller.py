@@ -26,7 +26,7 @@ from gemma_mcp.wire import (
     TokenCounts,
 )
 
-__all__ = ["Caller", "Engines", "Options"]
+__all__ = ["Asker", "Caller", "Engines", "Options", "parse_schema"]
 
 DEEPEST_SCHEMA = 64
 """Levels of a JSON schema; deeper ones serve no purpose but to exhaust a parser."""
@@ -68,6 +68,22 @@ class Options:
     json_schema: dict[str, Any] | str | None = None
     return_tokens: bool = False
     priority: Priority = "interactive"
+
+
+class Asker(Protocol):
+    """What works through many questions of one call: `Caller`, or who stands between it and the engines."""
+
+    async def ask(self, progress: Speaker, messages: Sequence[ChatMessage], options: Options) -> Reply:
+        """One reply. Raises GemmaError."""
+        ...
+
+    async def count_tokens(self, texts: Sequence[str], options: Options) -> TokenCounts:
+        """How many tokens texts have. Raises GemmaError."""
+        ...
+
+    def max_tokens(self, options: Options) -> int:
+        """The most tokens of a reply."""
+        ...
 
 
 class Caller:
@@ -164,11 +180,12 @@ def _timed(request: Request, box: TimeBox) -> Request:
 def _response_format(given: dict[str, Any] | str | None) -> ResponseFormat | None:
     if given is None:
         return None
-    schema = _schema(given)
+    schema = parse_schema(given)
     return ResponseFormat.model_validate({"type": "json_schema", "json_schema": {"schema": schema}})
 
 
-def _schema(given: dict[str, Any] | str) -> dict[str, Any]:
+def parse_schema(given: dict[str, Any] | str) -> dict[str, Any]:
+    """A schema that came as an object or as its text. Raises RequestError for what is none."""
     hint = 'Send an object such as {"type": "object", "properties": …}.'
     schema: object = given
     if isinstance(given, str):

@@ -158,7 +158,7 @@ async def _reply(caller: Caller, context: Context, task: Task, overflow: str, op
     if overflow == "chunk" and task.files:
         return await work_through(caller, context, task, options)
     try:
-        return await caller.chat(context, task.messages(task.files, task.prompt), options)
+        return await caller.chat(context, task.messages(task.files), options)
     except ContextOverflowError as error:
         raise await explained_overflow(caller, error, task.files, options, chunks=True) from None
 

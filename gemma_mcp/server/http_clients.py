@@ -19,7 +19,7 @@ from gemma_mcp.places import Places
 from gemma_mcp.settings import Settings
 from gemma_mcp.state import private_folder, write_private
 
-__all__ = ["HttpClient", "Tokens", "configured_clients", "sessions_of"]
+__all__ = ["HttpClient", "Tokens", "configured_clients", "maps_of", "sessions_of"]
 
 DEFAULT_CLIENT = "default"
 
@@ -53,6 +53,11 @@ def sessions_of(client: str, settings: Settings, places: Places) -> Path:
     another may read.
     """
     return places.sessions_of(client) if settings.http.clients else places.sessions
+
+
+def maps_of(client: str, settings: Settings, places: Places) -> Path:
+    """Where a client's results of `map_files` are, for the same reason: a result tells what is in a file."""
+    return places.maps_of(client) if settings.http.clients else places.maps
 
 
 def _client(entry: str, usual: Path | None) -> HttpClient:

@@ -19,7 +19,7 @@ from gemma_mcp.listening import SIGNALS, QuietServer, listening_socket
 from gemma_mcp.places import Places
 from gemma_mcp.server.app import build_server
 from gemma_mcp.server.http_app import MCP_PATH, allowed_names, max_body_bytes, mcp_app
-from gemma_mcp.server.http_clients import HttpClient, Tokens, configured_clients, sessions_of
+from gemma_mcp.server.http_clients import HttpClient, Tokens, configured_clients, maps_of, sessions_of
 from gemma_mcp.server.http_door import Door, for_pages
 from gemma_mcp.settings import HttpSettings
 from gemma_mcp.settings_sources import LoadedSettings
@@ -71,7 +71,11 @@ class HttpService:
     async def _open(
         self, client: HttpClient, pool: EnginePool, security: TransportSecuritySettings, stack: AsyncExitStack
     ) -> ASGIApp:
-        places = replace(self._places, sessions=sessions_of(client.name, self._settings, self._places))
+        places = replace(
+            self._places,
+            sessions=sessions_of(client.name, self._settings, self._places),
+            maps=maps_of(client.name, self._settings, self._places),
+        )
         server = build_server(pool, self._settings, client.root, places, origins=self._origins)
         app = mcp_app(server, security, max_body_bytes(self._settings.server))
         await stack.enter_async_context(app.router.lifespan_context(app))

@@ -11,14 +11,14 @@ import anyio
 from mcp.server.mcpserver import Context
 
 from gemma_mcp.errors import ContextOverflowError, DeadlineError, FilesOverflowError, GemmaError, RequestError
-from gemma_mcp.server.caller import Caller, Options
+from gemma_mcp.server.caller import Asker, Caller, Options
 from gemma_mcp.server.cuts import Piece, cut_files
 from gemma_mcp.server.inputs.files import TextFile, compose
 from gemma_mcp.server.progress import Lead, Speaker
 from gemma_mcp.server.replies import Reply
 from gemma_mcp.wire import ChatMessage, PromptTokensDetails, WireUsage
 
-__all__ = ["Task", "explained_overflow", "work_through"]
+__all__ = ["RESERVE_TOKENS", "PieceWork", "Task", "explained_overflow", "work_through"]
 
 AT_ONCE = 4
 """Pieces asked at the same time: the slots that an engine has by default."""
@@ -46,10 +46,18 @@ class Task:
     system: str | None
     files: Sequence[TextFile]
 
-    def messages(self, files: Sequence[TextFile], prompt: str) -> list[ChatMessage]:
-        """A conversation about some files."""
+    def messages(self, files: Sequence[TextFile], note: str = "") -> list[ChatMessage]:
+        """What is asked about some files; `note` says which part of the whole they are."""
+        return self.conversation(compose(files, self.prompt + note))
+
+    def mergers(self, answers: Sequence[TextFile]) -> list[ChatMessage]:
+        """What is asked to make one answer of several."""
+        return self.conversation(compose(answers, MERGE.format(count=len(answers)) + self.prompt))
+
+    def conversation(self, text: str) -> list[ChatMessage]:
+        """The user's turn, with the system instruction before it."""
         opening = [ChatMessage(role="system", content=self.system)] if self.system else []
-        return [*opening, ChatMessage(role="user", content=compose(files, prompt))]
+        return [*opening, ChatMessage(role="user", content=text)]
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ async def work_through(caller: Caller, context: Context, task: Task, options: Op
 class PieceWork:
     """One task on its way through the pieces."""
 
-    def __init__(self, caller: Caller, progress: Speaker, task: Task, options: Options) -> None:
+    def __init__(self, caller: Asker, progress: Speaker, task: Task, options: Options) -> None:
         self._caller = caller
         self._progress = progress
         self._task = task
@@ -107,9 +115,7 @@ class PieceWork:
         pieces = await cut_files(self._task.files, sizes.room, self._count)
         if len(pieces) < 2:
             whole = replace(self._options, max_tokens=sizes.final)
-            return await self._caller.ask(
-                self._progress, self._task.messages(self._task.files, self._task.prompt), whole
-            )
+            return await self._caller.ask(self._progress, self._task.messages(self._task.files), whole)
         answers = await self._ask_pieces(pieces, sizes)
         if any(answer is None or answer.finish_reason == "deadline" for answer in answers):
             return self._unfinished(pieces, answers, "")
@@ -139,9 +145,9 @@ class PieceWork:
         options = replace(self._options, max_tokens=sizes.answer)
         asked: list[Asked] = []
         for number, piece in enumerate(pieces, 1):
-            prompt = self._task.prompt + PART.format(number=number, count=len(pieces))
+            note = PART.format(number=number, count=len(pieces))
             name = f"piece {number} of {len(pieces)}"
-            asked.append(Asked(name, self._task.messages(piece.files, prompt), options))
+            asked.append(Asked(name, self._task.messages(piece.files, note), options))
         return await self._ask_all(asked)
 
     async def _ask_all(self, asked: Sequence[Asked]) -> list[Reply | None]:
@@ -180,15 +186,7 @@ class PieceWork:
     async def _merge_groups(self, groups: Sequence[Sequence[TextFile]], sizes: Sizes) -> list[Reply | None]:
         limit = sizes.final if len(groups) == 1 else sizes.answer
         options = replace(self._options, max_tokens=limit)
-        asked = [
-            Asked(
-                "merging",
-                self._task.messages(group, MERGE.format(count=len(group)) + self._task.prompt),
-                options,
-            )
-            for group in groups
-        ]
-        return await self._ask_all(asked)
+        return await self._ask_all([Asked("merging", self._task.mergers(group), options) for group in groups])
 
     def _unfinished(self, pieces: Sequence[Piece], answers: Sequence[Reply | None], why: str) -> Reply:
         """The answers of the pieces one after another, each under what it is about."""

@@ -17,7 +17,7 @@ from gemma_mcp.server.arguments import Arguments, parse_arguments, published_sch
 from gemma_mcp.server.ledger import Outcome
 from gemma_mcp.server.results import outcome_of
 
-__all__ = ["ADDS_FILES", "READS_ONLY", "REFUSED_KEY", "REPLACES_FILES", "GemmaTool"]
+__all__ = ["ADDS_FILES", "KEEPS_RESULTS", "READS_ONLY", "REFUSED_KEY", "REPLACES_FILES", "GemmaTool"]
 
 Body = Callable[[Context, Any], Awaitable[CallToolResult]]
 
@@ -39,6 +39,13 @@ REPLACES_FILES = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
 )
 """Of a tool that the configuration lets write. The hints say what it can do, not what most calls of it do."""
+
+KEEPS_RESULTS = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+"""Of `map_files`: it adds a file that others are to read, which the store of `chat` is not, and the same call again
+goes on with it, or finds all done.
+"""
 
 
 class GemmaTool(Tool):

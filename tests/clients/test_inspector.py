@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.clients
 
 Client = Callable[..., subprocess.CompletedProcess[str]]
-TOOLS = ["generate_text", "complete_code", "analyze_image", "chat"]
+TOOLS = ["generate_text", "complete_code", "analyze_image", "chat", "map_files"]
 RECORDER = Path(__file__).with_name("recorder.py")
 
 each_transport = pytest.mark.parametrize("entry", ["stdio", "http"], indirect=True)

@@ -32,7 +32,8 @@ def report(sdk1: Path, project: Path, entry: dict[str, object]) -> dict[str, Any
 def test_the_older_sdk_finds_everything_it_knows(report: dict[str, Any], offered: dict[str, list[str]]) -> None:
     assert report["hello"]["protocolVersion"] == "2025-11-25"
     assert report["hello"]["serverInfo"]["name"] == "gemma-mcp"
-    assert report["tools"] == offered["tools"] == ["generate_text", "complete_code", "analyze_image", "chat"]
+    assert report["tools"] == offered["tools"]
+    assert report["tools"] == ["generate_text", "complete_code", "analyze_image", "chat", "map_files"]
     assert [prompt["name"] for prompt in report["prompts"]] == offered["prompts"]
     assert all("completion" in told for told in report["completions"])
     assert [resource["uri"] for resource in report["resources"]] == offered["resources"]

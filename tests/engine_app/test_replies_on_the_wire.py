@@ -73,6 +73,13 @@ def test_a_repeated_prompt_is_taken_from_the_cache_and_counted(http: httpx2.Clie
     assert uncached["prompt_tokens_details"]["cached_tokens"] == 0
 
 
+def test_a_request_may_say_that_nobody_waits_for_it(http: httpx2.Client) -> None:
+    assert ask(http, chat("one", priority="bulk"))["choices"][0]["message"]["content"] == "one"
+    refused = http.post("/v1/chat/completions", json=chat("one", priority="urgent"))
+    assert refused.status_code == 400
+    assert "`priority` is not valid: input should be 'interactive' or 'bulk'" in refused.json()["error"]["message"]
+
+
 def test_a_stop_string_ends_the_reply_and_is_not_part_of_it(http: httpx2.Client) -> None:
     reply = ask(http, chat("one two three", stop=" tw"))
     assert reply["choices"][0]["message"]["content"] == "one"

@@ -1,7 +1,8 @@
 """Which models are in memory, with real workers."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -9,12 +10,14 @@ import pytest
 
 from gemma_mcp.chat.messages import Message
 from gemma_mcp.engine.backend import LoadOptions, ModelSpec
-from gemma_mcp.engine.generation import chat_prompt, completion_prompt
+from gemma_mcp.engine.generation import Call, chat_prompt, completion_prompt, generate
+from gemma_mcp.engine.intake import Wanted
+from gemma_mcp.engine.metrics import Metrics
 from gemma_mcp.engine.model import LoadedModel, open_model
 from gemma_mcp.engine.residency import Residency, Resident
 from gemma_mcp.errors import LoadFailedError, UnsupportedError
-from gemma_mcp.types import Finished, GenerationRequest, Media, Text
-from gemma_mcp.wire import CompletionRequest
+from gemma_mcp.types import Event, Finished, GenerationRequest, Media, Priority, Text
+from gemma_mcp.wire import ChatCompletionRequest, ChatMessage, CompletionRequest, ModelCard
 
 ECHO = ModelSpec(name="echo", format="echo", path="")
 OTHER = ModelSpec(name="other", format="echo", path="no-fim no-images")
@@ -215,3 +218,43 @@ async def test_what_a_model_cannot_do_is_said_before_it_tries(loader: Loader) ->
             completion_prompt(CompletionRequest(model="other", prompt="a", suffix="b"))(resident)
         with pytest.raises(UnsupportedError, match="does not see images"):
             chat_prompt((Message("user", (Media(b"x"), Text("what?"))),))(resident)
+
+
+class Listener:
+    """Takes a reply."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def loading(self, fraction: float) -> None:
+        pass
+
+    async def started(self, card: ModelCard) -> None:
+        pass
+
+    async def event(self, event: Event) -> None:
+        self.events.append(event)
+
+
+@pytest.mark.parametrize("priority", ["interactive", "bulk"])
+async def test_the_priority_of_a_request_reaches_the_model(
+    loader: Loader, monkeypatch: pytest.MonkeyPatch, priority: Priority
+) -> None:
+    seen: list[GenerationRequest] = []
+    stream = LoadedModel.stream
+
+    def listen(self: LoadedModel, request: GenerationRequest) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        seen.append(request)
+        return stream(self, request)
+
+    monkeypatch.setattr(LoadedModel, "stream", listen)
+    options = ChatCompletionRequest(
+        model="echo", messages=(ChatMessage(role="user", content="hello"),), priority=priority
+    )
+    prompt = chat_prompt((Message("user", (Text("hello"),)),))
+    call = Call(options, prompt, Wanted(), max_tokens=2, logprobs=None, received=time.monotonic())
+    listener = Listener()
+    async with residency(loader) as memory:
+        await generate(call, ECHO, memory, Metrics(list), listener)
+    assert [request.priority for request in seen] == [priority]
+    assert isinstance(listener.events[-1], Finished)

@@ -91,6 +91,7 @@ def test_paths(server: FuzzServer, counts: Counter[str]) -> None:
     calls = st.one_of(
         some.map(lambda specs: ("generate_text", {"prompt": "say it", "files": specs, "max_tokens": 2000})),
         some.map(lambda specs: ("chat", {"message": "say it", "files": specs, "max_tokens": 2000})),
+        some.map(lambda specs: ("map_files", {"instruction": "say it", "files": specs, "max_tokens": 2000})),
         some.map(lambda specs: ("analyze_image", {"images": specs})),
         some.map(lambda specs: ("complete_code", {"prefix": "x", "file": specs[0]})),
         some.map(lambda specs: ("complete_code", {"file": specs[0], "line": 1})),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from map_calls import MapEngines, Mapper
 from mcp import Client
 from scripted_engine import Connect, ScriptedEngines, home_of, settings
 
@@ -42,3 +43,15 @@ def connect(engines: ScriptedEngines, project: Path, places: Places) -> Connect:
         return Client(build_server(engines, settings(**changes), project, places), mode=mode)
 
     return open_client
+
+
+@pytest.fixture
+def mapping() -> MapEngines:
+    """The engine of `mapper`."""
+    return MapEngines()
+
+
+@pytest.fixture
+def mapper(mapping: MapEngines, project: Path) -> Mapper:
+    """Calls `map_files`."""
+    return Mapper(mapping, project)

@@ -67,6 +67,7 @@ async def test_tools_answer_a_client_with_a_token(server: HttpServer, era: str) 
             "complete_code",
             "analyze_image",
             "chat",
+            "map_files",
         ]
         result = await client.call_tool("generate_text", {"prompt": "Over HTTP."})
         assert texts(result)[0] == "Over HTTP."
@@ -225,6 +226,16 @@ async def test_no_client_sees_another_ones_conversations(server: HttpServer, era
                 refused = await client.call_tool("chat", {"message": "and?", "session": name, **more})
                 assert refused.is_error
                 assert "There is no session" in texts(refused)[0]
+
+
+async def test_no_client_is_given_what_was_computed_for_another_one(server: HttpServer) -> None:
+    given = {"instruction": "A question to all.", "files": ["same.txt"]}
+    for name in ("left", "right"):
+        (server.home.folder.parent / name / "same.txt").write_text("the same", encoding="utf-8")
+        async with client_of(server.url, server.token(name), MODERN) as client:
+            mapped = texts(await client.call_tool("map_files", given))[0]
+            assert mapped.startswith("1 file: 1 done\n")
+            assert Path("clients", name).as_posix() in Path(mapped.splitlines()[1]).as_posix()
 
 
 @asynccontextmanager

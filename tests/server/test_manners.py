@@ -54,7 +54,7 @@ async def test_tools_say_that_they_only_read_and_how_long_a_result_may_be(connec
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     for tool in tools.values():
         assert tool.annotations is not None
-        assert tool.annotations.read_only_hint
+        assert tool.annotations.read_only_hint is (tool.name != "map_files")
         assert not tool.annotations.destructive_hint
         assert not tool.annotations.open_world_hint
         assert tool.output_schema is None  # structured content would hide the text from the client's model

@@ -161,10 +161,12 @@ async def test_what_the_tool_publishes_is_what_it_can_do(
     assert published.annotations is not None
     assert published.annotations.read_only_hint is reads_only
     assert published.annotations.destructive_hint is destructive
-    for name in ("complete_code", "analyze_image", "chat"):
+    assert {"output", "overwrite"} & set(tools["map_files"].input_schema["properties"]) == arguments
+    for name in ("complete_code", "analyze_image", "chat", "map_files"):
         annotations = tools[name].annotations
         assert annotations is not None
-        assert annotations.read_only_hint is True
+        assert annotations.read_only_hint is (name != "map_files")
+        assert annotations.destructive_hint is (destructive and name == "map_files")
 
 
 async def test_by_default_nothing_is_written(connect: Connect, project: Path) -> None:

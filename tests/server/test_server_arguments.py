@@ -12,12 +12,13 @@ SIGNATURES = {
     "complete_code": "prefix suffix file line column language max_tokens model max_seconds",
     "analyze_image": "images question detail json_schema model max_tokens max_seconds",
     "chat": "message session fork system files images model max_tokens max_seconds",
+    "map_files": "instruction files per chunk_tokens json_schema max_tokens temperature seed model max_seconds",
 }
 TOOLS = list(SIGNATURES)
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_four_tools_are_offered_with_everything_a_client_asks_of_them(connect: Connect, era: str) -> None:
+async def test_five_tools_are_offered_with_everything_a_client_asks_of_them(connect: Connect, era: str) -> None:
     async with connect(era) as client:
         tools = (await client.list_tools()).tools
     assert [tool.name for tool in tools] == TOOLS
@@ -28,7 +29,7 @@ async def test_four_tools_are_offered_with_everything_a_client_asks_of_them(conn
         assert "Use it" in tool.description
         assert "Do not use it" in tool.description
         assert tool.annotations is not None
-        assert tool.annotations.read_only_hint is True
+        assert tool.annotations.read_only_hint is (tool.name != "map_files")
         assert tool.annotations.open_world_hint is False
         assert tool.output_schema is None
         assert tool.input_schema["additionalProperties"] is False
@@ -47,7 +48,13 @@ async def test_signatures_are_the_published_ones(connect: Connect) -> None:
     async with connect() as client:
         tools = {tool.name: tool.input_schema for tool in (await client.list_tools()).tools}
     assert {name: " ".join(schema["properties"]) for name, schema in tools.items()} == SIGNATURES
-    assert [tools[name].get("required") for name in TOOLS] == [["prompt"], None, ["images"], ["message"]]
+    assert [tools[name].get("required") for name in TOOLS] == [
+        ["prompt"],
+        None,
+        ["images"],
+        ["message"],
+        ["instruction", "files"],
+    ]
     assert tools["generate_text"]["properties"]["max_tokens"]["minimum"] == 1
     assert tools["analyze_image"]["properties"]["detail"]["enum"] == ["low", "auto", "high"]
 

@@ -41,11 +41,11 @@ def environ(home: EngineHome) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_four_tools_answer_over_stdio(environ: dict[str, str], project: Path, era: str) -> None:
+async def test_five_tools_answer_over_stdio(environ: dict[str, str], project: Path, era: str) -> None:
     (project / "a.txt").write_text("from a file", encoding="utf-8")
     dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     async with client_of(environ, project, era) as client:
-        assert len((await client.list_tools()).tools) == 4
+        assert len((await client.list_tools()).tools) == 5
         text = await client.call_tool("generate_text", {"prompt": "Say it.", "files": ["a.txt"]})
         assert texts(text)[0] == '<file path="a.txt">\nfrom a file\n</file>\n\nSay it.'
         assert texts(text)[1].startswith("[echo · ")
@@ -58,6 +58,9 @@ async def test_four_tools_answer_over_stdio(environ: dict[str, str], project: Pa
         assert session
         second = await client.call_tool("chat", {"message": "two", "session": session[1].rstrip("]")})
         assert texts(second)[0] == "two"
+        mapped = await client.call_tool("map_files", {"instruction": "Say it.", "files": ["*.txt"]})
+        assert texts(mapped)[0].startswith("1 file: 1 done")
+        assert texts(mapped)[1].startswith("[echo · ")
 
 
 @pytest.mark.parametrize("era", ERAS)

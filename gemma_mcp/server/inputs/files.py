@@ -14,7 +14,7 @@ from gemma_mcp.server.inputs.path_forms import shorten
 from gemma_mcp.server.inputs.paths import PathPolicy
 from gemma_mcp.server.inputs.repository import GIT_PREFIX, read_git
 
-__all__ = ["TextFile", "TextFiles", "compose", "split_lines"]
+__all__ = ["TextFile", "TextFiles", "compose", "split_lines", "split_range"]
 
 LINES = re.compile(r"(?P<path>.+):(?P<first>\d{1,9})(?:-(?P<last>\d{1,9}))?", re.DOTALL)
 GIT_LINES = re.compile(r"(?P<path>git:\s*show\s[^:]+:.+):(?P<first>\d{1,9})(?:-(?P<last>\d{1,9}))?", re.DOTALL)
@@ -57,6 +57,11 @@ class TextFiles:
     async def read_text(self, path: str) -> TextFile:
         """One whole file, by its plain path."""
         return await anyio.to_thread.run_sync(partial(self._read_whole, path), abandon_on_cancel=True)
+
+    def read_one(self, spec: str, lines: str = "") -> TextFile:
+        """The file of a spec that is no pattern, or the `lines` ("10-80") of it as far as it has them. Blocks."""
+        match = LINES.fullmatch(f"{spec}:{lines}") if lines else None
+        return next(self._read_spec(spec, ())) if match is None else _first_lines(self._read_whole(spec), match)
 
     def _read_all(self, specs: Sequence[str]) -> list[TextFile]:
         read: list[TextFile] = []
@@ -126,6 +131,12 @@ class TextFiles:
             "server.max_prompt_bytes allows"
         )
         return InputRefusedError("files", why, "Name fewer at once, or lines of them ('server.log:1-400').")
+
+
+def split_range(spec: str) -> tuple[str, str]:
+    """A path or pattern, and the lines ("10-80") that are asked of it, empty for all."""
+    match = LINES.fullmatch(spec)
+    return (match["path"], spec[len(match["path"]) + 1 :]) if match else (spec, "")
 
 
 def compose(files: Sequence[TextFile], prompt: str) -> str:
