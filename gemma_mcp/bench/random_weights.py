@@ -13,13 +13,10 @@ from zlib import crc32
 import numpy as np
 
 from gemma_mcp.bench.gguf_draft import F16, F32, PlannedTensor, Value, write_gguf
-from gemma_mcp.bench.shapes import Shape, Tensor
+from gemma_mcp.bench.shapes import MADE_BY, Shape, Tensor
 from gemma_mcp.bench.vocabulary import CONTROLS, SPECIALS, synthetic_tokens
 
-__all__ = ["MADE_BY", "write_random"]
-
-MADE_BY = "gemma-mcp bench"
-"""`general.author` of such files: in their vocabulary each word of three letters is a token."""
+__all__ = ["write_random"]
 
 MOSTLY_F16 = 1
 PIECE_VALUES = 1 << 20
@@ -52,7 +49,8 @@ def write_random(path: Path, shape: Shape, progress: Callable[[float], None], se
             progress(done / total)
 
     planned = [
-        PlannedTensor(tensor.name, tensor.shape, F32 if tensor.norm else F16, told(tensor)) for tensor in shape.tensors()
+        PlannedTensor(tensor.name, tensor.shape, F32 if tensor.norm else F16, told(tensor))
+        for tensor in shape.tensors()
     ]
     with path.open("wb") as file:
         write_gguf(file, _metadata(shape), planned)

@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["SHAPES", "Shape", "Tensor"]
+__all__ = ["MADE_BY", "SHAPES", "Shape", "Tensor"]
+
+MADE_BY = "gemma-mcp bench"
+"""`general.author` of files with random weights: in their vocabulary each word of three letters is a token."""
 
 
 @dataclass(frozen=True)

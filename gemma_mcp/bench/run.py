@@ -1,0 +1,148 @@
+"""Runs scenarios: in each round every target does the same work in turn, A B A B."""
+
+import datetime
+import platform
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gemma_mcp
+from gemma_mcp.bench.bandwidth import token_bytes
+from gemma_mcp.bench.prompts import Prompts, words_of
+from gemma_mcp.bench.results import Machine, ModelFacts, Results, Series
+from gemma_mcp.bench.scenario import Metric, Scenario
+from gemma_mcp.bench.scenarios import identity
+from gemma_mcp.bench.targets import Target
+from gemma_mcp.hardware import Hardware
+from gemma_mcp.models.gguf import GgufHeader
+from gemma_mcp.types import ModelSpec
+
+__all__ = ["MEMORY", "Progress", "Run", "calibrated", "model_facts"]
+
+MEMORY = "memory"
+"""The scenario under which the resident memory of our own engines stands."""
+
+_MEMORY_METRICS = (
+    Metric("engine_bytes", "engine, resident", "MB", "lower"),
+    Metric("worker_bytes", "worker, resident", "MB", "lower"),
+)
+CALIBRATION_WORDS = 256
+
+Progress = Callable[[int, int, str], None]
+"""Is told how many measures are done, of how many, and what comes next or was found."""
+
+
+@dataclass
+class Run:
+    """A benchmark under way. What is measured before it is interrupted can be read from `series`."""
+
+    targets: Sequence[Target]
+    scenarios: Sequence[Scenario]
+    prompts: Prompts
+    rounds: int
+    progress: Progress
+    series: list[Series] = field(default_factory=list[Series])
+    notes: list[str] = field(default_factory=list[str])
+    _values: dict[tuple[str, str, str], list[float]] = field(default_factory=dict[tuple[str, str, str], list[float]])
+    _done: int = 0
+
+    async def measure(self) -> None:
+        """Everything. Raises RemoteError when an engine fails."""
+        for scenario in self.scenarios:
+            able = self._able(scenario)
+            for turn in range(self.rounds):
+                for target in able:
+                    await self._once(scenario, target, turn)
+            self._close(scenario, able)
+
+    def _able(self, scenario: Scenario) -> list[Target]:
+        able = [target for target in self.targets if target.home is not None or not scenario.restarts]
+        for target in self.targets:
+            if target not in able:
+                self.notes.append(f"{scenario.name}: left out for {target.name}, which cannot be restarted from here.")
+                self._done += self.rounds
+        return able
+
+    async def _once(self, scenario: Scenario, target: Target, turn: int) -> None:
+        total = self.rounds * len(self.targets) * len(self.scenarios)
+        self.progress(self._done, total, f"{scenario.name}, round {turn + 1}, {target.name}")
+        figures = await scenario.measure(target, self.prompts, turn)
+        for key, value in figures.items():
+            self._values.setdefault((identity(scenario), target.name, key), []).append(value)
+        if target.home is not None:
+            memory = target.home.memory()
+            self._values.setdefault((MEMORY, target.name, "engine_bytes"), []).append(memory.engine_bytes)
+            self._values.setdefault((MEMORY, target.name, "worker_bytes"), []).append(memory.worker_bytes)
+        self._done += 1
+
+    def _close(self, scenario: Scenario, able: Sequence[Target]) -> None:
+        name = identity(scenario)
+        for metric in scenario.metrics:
+            for target in able:
+                self._add(name, f"{scenario.name}: {scenario.describe()}", target.name, metric)
+
+    def close(self) -> None:
+        """Write down what concerns all scenarios: memory, of which the most that was seen counts."""
+        for metric in _MEMORY_METRICS:
+            for target in self.targets:
+                self._add(MEMORY, "memory, the most that was seen after a scenario", target.name, metric)
+
+    def _add(self, scenario: str, title: str, target: str, metric: Metric) -> None:
+        values = self._values.get((scenario, target, metric.key))
+        if not values:
+            return
+        kept = (max(values),) if scenario == MEMORY else tuple(values)
+        self.series.append(Series(scenario, title, target, metric.key, metric.label, metric.unit, metric.better, kept))
+
+    def results(self, machine: Hardware, model: ModelFacts, bandwidth: float, notes: Sequence[str] = ()) -> Results:
+        """As it stands now."""
+        return Results(
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            version=gemma_mcp.__version__,
+            seed=self.prompts.seed,
+            rounds=self.rounds,
+            machine=_described(machine),
+            model=model,
+            targets=tuple(target.setup for target in self.targets),
+            series=tuple(self.series),
+            bandwidth_bytes=bandwidth,
+            notes=(*notes, *self.notes),
+        )
+
+
+async def calibrated(header: GgufHeader | None, first: Target, seed: int | None) -> Prompts:
+    """Prompts for a model. How many tokens its words have is asked of the first target; of a synthetic model's, one."""
+    words = words_of(header)
+    prompts = Prompts(words, random.SystemRandom().getrandbits(32) if seed is None else seed)
+    empty = await first.completion(" ", 1).run()
+    some = await first.completion(prompts.text(CALIBRATION_WORDS, "measure"), 1).run()
+    share = max(some.prompt_tokens - empty.prompt_tokens, 1) / CALIBRATION_WORDS
+    return Prompts(words, prompts.seed, 1.0 if abs(share - 1) < 2 / CALIBRATION_WORDS else share)
+
+
+def model_facts(spec: ModelSpec, header: GgufHeader | None) -> ModelFacts:
+    """What is written down about the model: its name, not where it lies."""
+    if header is None:
+        return ModelFacts(Path(spec.name).stem)
+    return ModelFacts(Path(spec.name).stem, header.architecture, header.size_bytes, token_bytes(header))
+
+
+def _described(machine: Hardware) -> Machine:
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        physical_cores=machine.physical_cores,
+        usable_cores=machine.usable_cores,
+        memory_bytes=machine.memory_bytes,
+        python=platform.python_version(),
+    )
+
+
+def _processor() -> str:
+    """What the machine calls its processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
