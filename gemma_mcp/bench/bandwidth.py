@@ -9,7 +9,7 @@ __all__ = ["READ_HOW", "read_bandwidth", "token_bytes"]
 
 ARRAY_BYTES = 1 << 30
 PASSES = 7
-READ_HOW = "numpy's bitwise OR over 1 GiB of 64-bit numbers, a part for each core, the best of 7 passes"
+READ_HOW = "numpy's OR over 1 GiB of 64-bit numbers on all cores, the best of 7 passes"
 
 LOOKED_UP = "per_layer_token_embd.weight"
 """A table of which a token reads one row: Gemma 3n and 4 E2B, E4B."""

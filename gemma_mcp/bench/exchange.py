@@ -192,7 +192,7 @@ async def read_models(http: httpx2.AsyncClient, name: str, url: str, headers: Ma
     if not names:
         raise RemoteError(
             f"{url}/v1/models names no model.",
-            "Is it an OpenAI-compatible engine that needs no other key? Name the model with --peer-model.",
+            "Name the model with --peer-model.",
         )
     return names
 

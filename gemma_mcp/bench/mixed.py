@@ -10,7 +10,7 @@ import anyio
 
 from gemma_mcp.bench.exchange import Exchange, Reply
 from gemma_mcp.bench.prompts import Prompts
-from gemma_mcp.bench.scenario import PROMPT_TOKENS, Figures, Metric, percentile
+from gemma_mcp.bench.scenario import PROMPT_TOKENS, Figures, Metric, percentile, ungrouped
 from gemma_mcp.bench.targets import Target
 
 __all__ = ["Mixed"]
@@ -79,14 +79,15 @@ class Mixed:
     async def _beside(self, streams: Sequence[Exchange], long: Exchange) -> Reply:
         """The streams are cancelled when the long prompt has its text."""
         replies = list[Reply]()
-        async with anyio.create_task_group() as tasks:
-            for stream in streams:
-                stream.enough = self.before
-                tasks.start_soon(stream.run)
-            for stream in streams:
-                await stream.flowing.wait()
-            replies.append(await long.run())
-            tasks.cancel_scope.cancel()
+        with ungrouped():
+            async with anyio.create_task_group() as tasks:
+                for stream in streams:
+                    stream.enough = self.before
+                    tasks.start_soon(stream.run)
+                for stream in streams:
+                    await stream.flowing.wait()
+                replies.append(await long.run())
+                tasks.cancel_scope.cancel()
         return replies[0]
 
 

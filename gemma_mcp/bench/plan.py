@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio.to_thread
+from anyio import to_thread
 
 from gemma_mcp.bench.bandwidth import read_bandwidth
 from gemma_mcp.bench.endings import ending_bias
@@ -14,6 +14,8 @@ from gemma_mcp.bench.results import Results
 from gemma_mcp.bench.run import Run, calibrated, model_facts
 from gemma_mcp.bench.scenario import Scenario
 from gemma_mcp.bench.shapes import MADE_BY
+from gemma_mcp.bench.single import Decode
+from gemma_mcp.bench.targets import Target
 from gemma_mcp.hardware import measure
 from gemma_mcp.models.gguf import GgufHeader, read_header
 from gemma_mcp.models.lookup import find_model
@@ -29,12 +31,13 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """`model`: a name or an absolute path. `chosen`: the keys of settings that the user has set. `seed`: of prompts,
-    None for new ones. `engines`: which of our own take part, in this order, before the peers.
+    """`model`: a name or an absolute path; None for what peers serve, if no engine of ours takes part. `chosen`: the
+    keys of settings that the user has set. `seed`: of prompts, None for new ones. `engines`: which of our own take
+    part, in this order, before the peers.
     """
 
     scenarios: tuple[Scenario, ...]
-    model: str
+    model: str | None
     settings: Settings
     chosen: frozenset[str]
     places: Places
@@ -44,30 +47,41 @@ class Plan:
     rounds: int = 5
     seed: int | None = None
 
-    def spec(self) -> ModelSpec:
+    def spec(self) -> ModelSpec | None:
         """The model's files. Raises what find_model raises."""
-        return find_model(self.model, self.settings, self.places)
+        return find_model(self.model, self.settings, self.places) if self.model is not None else None
 
-    def lineup(self, header: GgufHeader | None, spec: ModelSpec) -> Lineup:
+    def header(self) -> GgufHeader | None:
+        """What the model's file says; None for a model without one. Raises LoadFailedError."""
+        spec = self.spec()
+        return read_header(Path(spec.path)) if spec is not None and spec.path else None
+
+    def lineup(self) -> Lineup:
         """The engines. A synthetic model needs no bias: see `random_weights`."""
+        model, spec, header = self.model or "", self.spec(), self.header()
         folders = (*self.settings.model.directories, str(self.places.models))
-        settings = fitting_settings(self.settings, self.chosen, self.model, folders, self.scenarios)
-        synthetic = header is None or header.text("general.author") == MADE_BY
-        bias = {} if synthetic else ending_bias(Path(spec.path))
-        return Lineup(self.engines, self.peers, self.model, settings, self.environ, bias)
+        settings = fitting_settings(self.settings, self.chosen, model, folders, self.scenarios)
+        bias: Mapping[str, float] = {}
+        if spec is not None and header is not None and header.text("general.author") != MADE_BY:
+            bias = ending_bias(Path(spec.path))
+        return Lineup(self.engines, self.peers, model, settings, self.environ, bias)
 
 
 async def run_plan(plan: Plan, folder: Path, progress: Progress) -> Results:
     """The results; homes of engines are made below `folder`. Raises the errors of `gemma_mcp.errors`."""
-    spec = plan.spec()
-    header = read_header(Path(spec.path)) if spec.path else None
-    machine = measure()
-    progress(0, "measuring memory")
-    bandwidth = await anyio.to_thread.run_sync(read_bandwidth, machine.usable_cores, machine.available_bytes)
+    header, machine = plan.header(), measure()
+    bandwidth = 0.0
+    if any(scenario.name == Decode.name for scenario in plan.scenarios):  # before engines take the memory
+        progress(0, "measuring memory")
+        bandwidth = await to_thread.run_sync(read_bandwidth, machine.usable_cores, machine.available_bytes)
     progress(0, "starting engines")
-    async with put_up(plan.lineup(header, spec), folder) as targets:
+    async with put_up(plan.lineup(), folder) as targets:
         prompts = await calibrated(header, targets[0], plan.seed)
         run = Run(targets, plan.scenarios, prompts, plan.rounds, lambda done, total, text: progress(done / total, text))
         await run.measure()
         run.close()
-        return run.results(machine, model_facts(spec, header), bandwidth)
+        return run.results(machine, model_facts(_name(plan, targets[0]), header), bandwidth)
+
+
+def _name(plan: Plan, first: Target) -> str:
+    return Path(plan.model or first.setup.model).name.removesuffix(".gguf")

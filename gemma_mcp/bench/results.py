@@ -82,7 +82,8 @@ class Series(msgspec.Struct, frozen=True):
 class Results(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is needed to compare. `created`: ISO 8601, UTC. `seed`: what the prompts were made from.
 
-    `bandwidth_bytes`: of memory that all cores read, per second, 0 when not measured. `notes`: what was left out, why.
+    `bandwidth_bytes`: of memory that all cores read, per second, 0 when not measured; it goes with `decode`. `notes`:
+    what was left out, and why; `failures`: of engines.
     """
 
     format: int = FORMAT
@@ -96,6 +97,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     series: tuple[Series, ...] = ()
     bandwidth_bytes: float = 0.0
     notes: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
 
     def scenarios(self) -> list[str]:
         """Their identities, in the order of the run."""
@@ -139,7 +141,7 @@ def shown(series: Series) -> str:
     return f"{text}x" if series.unit == "x" else f"{text} {series.unit}"
 
 
-def write_results(path: Path, results: Results) -> None:
+def write_results(path: Path, results: msgspec.Struct) -> None:
     """Write the file. Raises InputRefusedError."""
     try:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")

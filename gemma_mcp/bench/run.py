@@ -14,9 +14,9 @@ from gemma_mcp.bench.results import Machine, ModelFacts, Results, Series
 from gemma_mcp.bench.scenario import Metric, Scenario
 from gemma_mcp.bench.scenarios import identity
 from gemma_mcp.bench.targets import Target
+from gemma_mcp.errors import RemoteError
 from gemma_mcp.hardware import Hardware
 from gemma_mcp.models.gguf import GgufHeader
-from gemma_mcp.types import ModelSpec
 
 __all__ = ["MEMORY", "Progress", "Run", "calibrated", "model_facts"]
 
@@ -35,7 +35,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass
 class Run:
-    """A benchmark under way. What is measured before it is interrupted can be read from `series`."""
+    """A benchmark under way. A target that fails is out of that scenario; the others go on."""
 
     targets: Sequence[Target]
     scenarios: Sequence[Scenario]
@@ -44,16 +44,21 @@ class Run:
     progress: Progress
     series: list[Series] = field(default_factory=list[Series])
     notes: list[str] = field(default_factory=list[str])
+    failures: list[str] = field(default_factory=list[str])
     _values: dict[tuple[str, str, str], list[float]] = field(default_factory=dict[tuple[str, str, str], list[float]])
     _done: int = 0
 
     async def measure(self) -> None:
-        """Everything. Raises RemoteError when an engine fails."""
+        """Everything."""
         for scenario in self.scenarios:
             able = self._able(scenario)
             for turn in range(self.rounds):
-                for target in able:
-                    await self._once(scenario, target, turn)
+                for target in tuple(able):
+                    try:
+                        await self._once(scenario, target, turn)
+                    except RemoteError as error:
+                        self.failures.append(f"{scenario.name}, round {turn + 1}: {error}")
+                        able.remove(target)
             self._close(scenario, able)
 
     def _able(self, scenario: Scenario) -> list[Target]:
@@ -108,6 +113,7 @@ class Run:
             series=tuple(self.series),
             bandwidth_bytes=bandwidth,
             notes=(*notes, *self.notes),
+            failures=tuple(self.failures),
         )
 
 
@@ -121,11 +127,11 @@ async def calibrated(header: GgufHeader | None, first: Target, seed: int | None)
     return Prompts(words, prompts.seed, 1.0 if abs(share - 1) < 2 / CALIBRATION_WORDS else share)
 
 
-def model_facts(spec: ModelSpec, header: GgufHeader | None) -> ModelFacts:
+def model_facts(name: str, header: GgufHeader | None) -> ModelFacts:
     """What is written down about the model: its name, not where it lies."""
     if header is None:
-        return ModelFacts(Path(spec.name).stem)
-    return ModelFacts(Path(spec.name).stem, header.architecture, header.size_bytes, token_bytes(header))
+        return ModelFacts(name)
+    return ModelFacts(name, header.architecture, header.size_bytes, token_bytes(header))
 
 
 def _described(machine: Hardware) -> Machine:

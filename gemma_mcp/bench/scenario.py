@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -11,6 +12,7 @@ import anyio
 from gemma_mcp.bench.exchange import Exchange, Reply
 from gemma_mcp.bench.prompts import Prompts
 from gemma_mcp.bench.targets import Target
+from gemma_mcp.errors import GemmaError
 
 __all__ = [
     "CACHED_TOKENS",
@@ -23,6 +25,7 @@ __all__ = [
     "mean_ttft",
     "percentile",
     "together",
+    "ungrouped",
 ]
 
 Better = Literal["lower", "higher", ""]
@@ -71,6 +74,21 @@ class Scenario(Protocol):
         ...
 
 
+@contextmanager
+def ungrouped() -> Generator[None]:
+    """Errors of task groups come out as the first of ours in them."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException | None = group
+        while isinstance(error, BaseExceptionGroup):
+            ours = error.subgroup(GemmaError)
+            error = ours.exceptions[0] if ours is not None else None
+        if error is None:
+            raise
+        raise error from group
+
+
 async def together(exchanges: Sequence[Exchange]) -> tuple[float, list[Reply]]:
     """Send all at once; the seconds until the last reply ended, and the replies in order."""
     replies: dict[int, Reply] = {}
@@ -79,9 +97,10 @@ async def together(exchanges: Sequence[Exchange]) -> tuple[float, list[Reply]]:
         replies[index] = await exchange.run()
 
     started = time.perf_counter()
-    async with anyio.create_task_group() as tasks:
-        for index, exchange in enumerate(exchanges):
-            tasks.start_soon(run, index, exchange)
+    with ungrouped():
+        async with anyio.create_task_group() as tasks:
+            for index, exchange in enumerate(exchanges):
+                tasks.start_soon(run, index, exchange)
     return time.perf_counter() - started, [replies[index] for index in range(len(exchanges))]
 
 

@@ -20,8 +20,8 @@ from gemma_mcp.bench.lineup import lineup as put_up
 from gemma_mcp.bench.plan import Plan, Progress
 from gemma_mcp.bench.prompts import Prompts
 from gemma_mcp.bench.run import calibrated
+from gemma_mcp.bench.scenario import ungrouped
 from gemma_mcp.bench.targets import Target
-from gemma_mcp.models.gguf import read_header
 
 __all__ = ["Sample", "Soaked", "run_soak"]
 
@@ -197,18 +197,19 @@ KINDS: dict[str, Kind] = {
 
 async def run_soak(plan: Plan, seconds: float, folder: Path, progress: Progress) -> Soaked:
     """Ask the first engine of the plan for so long. Raises the errors of `gemma_mcp.errors`."""
-    spec = plan.spec()
-    header = read_header(Path(spec.path)) if spec.path else None
+    spec, header = plan.spec(), plan.header()
     alone = dataclasses.replace(plan, engines=plan.engines[:1], peers=())
-    async with put_up(alone.lineup(header, spec), folder) as targets:
+    async with put_up(alone.lineup(), folder) as targets:
         target = targets[0]
         prompts = await calibrated(header, target, plan.seed)
         now = time.monotonic()
-        soak = _Soak(target, prompts, spec.projector is not None, now + seconds, now)
-        async with anyio.create_task_group() as tasks:
-            for number in range(USERS):
-                tasks.start_soon(soak.use, number)
-            tasks.start_soon(soak.watch, progress)
+        sees = spec is not None and spec.projector is not None
+        soak = _Soak(target, prompts, sees, now + seconds, now)
+        with ungrouped():
+            async with anyio.create_task_group() as tasks:
+                for number in range(USERS):
+                    tasks.start_soon(soak.use, number)
+                tasks.start_soon(soak.watch, progress)
     return _judged(soak)
 
 

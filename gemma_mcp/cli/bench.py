@@ -79,6 +79,7 @@ def bench(context: click.Context, **options: Any) -> None:
     from gemma_mcp.bench.results import read_results, write_results
 
     wanted = Wanted(**options)
+    _check(wanted)
     given = context.find_object(Invocation)
     assert given is not None
     old = read_results(wanted.compare) if wanted.compare is not None else None
@@ -88,7 +89,22 @@ def bench(context: click.Context, **options: Any) -> None:
     if wanted.json_file is not None:
         write_results(wanted.json_file, results)
     _show(results, wanted.chart)
-    context.exit(_compare(old, results) if old is not None else 0)
+    for failure in results.failures:
+        tell(failure)
+    worse = old is not None and _is_worse(old, results)
+    context.exit(1 if worse or results.failures else 0)
+
+
+def _check(wanted: Wanted) -> None:
+    """Raise UsageError for options that do not go together."""
+    if wanted.soak is not None and (wanted.scenarios or wanted.compare or wanted.chart or wanted.measured):
+        raise click.UsageError("--soak goes with no scenario, --compare, --chart or --with.")
+    if wanted.measured is not None and (wanted.scenarios or wanted.json_file):
+        raise click.UsageError("--with measures nothing: it goes with --compare and --chart only.")
+    if wanted.synthetic and wanted.model:
+        raise click.UsageError("--synthetic and --model are both given; give one of them.")
+    if wanted.no_own and (wanted.own or not wanted.peers or wanted.soak is not None):
+        raise click.UsageError("--no-own goes with --peer, and with neither --engine nor --soak.")
 
 
 def _peers(given: Invocation, wanted: Wanted) -> "tuple[Peer, ...]":
@@ -121,8 +137,6 @@ def _plan(given: Invocation, wanted: Wanted) -> "Plan":
     from gemma_mcp.bench.scenarios import DEFAULT, parse_scenario
 
     engines, peers = (() if wanted.no_own else tuple(dict.fromkeys(wanted.own or OWN))), _peers(given, wanted)
-    if not engines and not peers:
-        raise click.UsageError("There is nothing to measure: --no-own goes with --peer.")
     loaded = given.loaded
     return Plan(
         scenarios=tuple(map(parse_scenario, dict.fromkeys(wanted.scenarios or DEFAULT))),
@@ -138,12 +152,12 @@ def _plan(given: Invocation, wanted: Wanted) -> "Plan":
     )
 
 
-def _model(given: Invocation, wanted: Wanted) -> str:
-    """A name, or an absolute path."""
-    if wanted.synthetic and wanted.model:
-        raise click.UsageError("--synthetic and --model are both given; give one of them.")
+def _model(given: Invocation, wanted: Wanted) -> str | None:
+    """A name, or an absolute path; None for what peers serve when they are alone."""
     if wanted.synthetic:
         return str(_synthetic(given, wanted.synthetic, wanted.quant.upper()))
+    if wanted.no_own and wanted.model is None:
+        return None
     name = wanted.model or given.loaded.settings.model.default
     return str(Path(name).absolute()) if Path(name).is_file() else name
 
@@ -172,17 +186,15 @@ def _run(plan: "Plan") -> "Results":
 def _soak(plan: "Plan", minutes: float, json_file: Path | None) -> int:
     """1 when memory grew."""
     import anyio
-    import msgspec
 
+    from gemma_mcp.bench.results import write_results
     from gemma_mcp.bench.soak import run_soak
 
-    if not plan.engines:
-        raise click.UsageError("--soak looks into an engine of ours; leave --no-own out.")
     with _folder() as folder, ProgressLine() as line:
         found = anyio.run(run_soak, plan, minutes * 60, Path(folder), line.show)
     click.echo("\n".join(found.lines()))
     if json_file is not None:
-        json_file.write_bytes(msgspec.json.encode(found) + b"\n")
+        write_results(json_file, found)
     if found.growth <= GROWTH_LIMIT:
         return 0
     tell(f"Memory grew by {found.growth:.1%} after the warm-up, more than {GROWTH_LIMIT:.0%}.")
@@ -198,8 +210,8 @@ def _show(results: "Results", chart: Path | None) -> None:
         write_chart(chart, results)
 
 
-def _compare(old: "Results", new: "Results") -> int:
-    """1 when something became worse."""
+def _is_worse(old: "Results", new: "Results") -> bool:
+    """Says what became worse."""
     from gemma_mcp.bench.comparison import differences, regressions
 
     for text in differences(old, new):
@@ -210,4 +222,4 @@ def _compare(old: "Results", new: "Results") -> int:
         tell(str(one))
     if not found:
         click.echo("No figure is worse than before, beyond the noise.")
-    return 1 if found else 0
+    return bool(found)
