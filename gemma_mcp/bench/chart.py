@@ -68,7 +68,7 @@ def _group(scenario: str, group: Sequence[Series], top: int, targets: Sequence[s
     most = max(max(one.values) for one in group) or 1.0
     room = WIDTH - LEFT - VALUES
     hint = "less is better" if group[0].better == "lower" else "more is better"
-    yield _text(16, top + 12, f"{scenario.split(':')[0]}: {group[0].label} ({hint}) — {scenario}", weight="bold")
+    yield _text(16, top + 12, f"{scenario}: {group[0].label} ({hint})", weight="bold")
     for index, one in enumerate(group, 1):
         y = top + BAR * index + 2
         colour = COLOURS[targets.index(one.target) % len(COLOURS)]

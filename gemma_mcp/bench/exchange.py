@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import msgspec
 
 from gemma_mcp.errors import RemoteError
 
-__all__ = ["Exchange", "Reply", "new_http", "read_models"]
+__all__ = ["Exchange", "Reply", "new_http", "read_models", "read_version"]
 
 CONNECT_SECONDS = 10.0
 DATA = "data:"
@@ -61,6 +62,11 @@ class _Chunk(msgspec.Struct, frozen=True):
 
 class _Model(msgspec.Struct, frozen=True):
     id: str
+
+
+class _Version(msgspec.Struct, frozen=True):
+    build_info: str = ""
+    version: str = ""
 
 
 class _Models(msgspec.Struct, frozen=True):
@@ -195,6 +201,17 @@ async def read_models(http: httpx2.AsyncClient, name: str, url: str, headers: Ma
             "Name the model with --peer-model.",
         )
     return names
+
+
+async def read_version(http: httpx2.AsyncClient, url: str, headers: Mapping[str, str]) -> str:
+    """What the engine says of its version where llama.cpp's server and vLLM say it; empty when it does not."""
+    for path in ("/props", "/version"):
+        with suppress(httpx2.HTTPError, msgspec.DecodeError):
+            response = await http.get(url + path, headers=headers, timeout=CONNECT_SECONDS)
+            told = msgspec.json.decode(response.content, type=_Version)
+            if told.build_info or told.version:
+                return (told.build_info or told.version)[:SHOWN_CHARACTERS]
+    return ""
 
 
 def new_http() -> httpx2.AsyncClient:

@@ -13,10 +13,10 @@ import gemma_mcp
 from gemma_mcp.bench.exchange import new_http
 from gemma_mcp.bench.home import own_engine
 from gemma_mcp.bench.scenario import Scenario
-from gemma_mcp.bench.targets import Target, TargetSetup, peer_target
+from gemma_mcp.bench.targets import Peer, Target, TargetSetup, peer_target
 from gemma_mcp.settings import LlamaCppSettings, Settings
 
-__all__ = ["OURS", "UNSHARED", "Lineup", "Peer", "fitting_settings", "lineup"]
+__all__ = ["OURS", "UNSHARED", "Lineup", "fitting_settings", "lineup"]
 
 OURS = "ours"
 UNSHARED = "unshared"
@@ -30,18 +30,6 @@ SPARE_TOKENS = 64
 QUEUE = 1024
 FOREVER = 30 * 86400.0
 """Seconds. The models stay loaded while others take their turns."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """An engine that runs already. `model`: what it calls the model; None takes the first that it names. `key`: what
-    lets a request in, if it needs one.
-    """
-
-    name: str
-    url: str
-    model: str | None = None
-    key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ async def lineup(given: Lineup, folder: Path) -> AsyncGenerator[list[Target]]:
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(new_http())
         targets = [await _own(stack, given, http, name, folder / name) for name in given.own]
-        targets += [await peer_target(http, one.name, one.url, one.model, one.key, given.bias) for one in given.peers]
+        targets += [await peer_target(http, one, given.bias) for one in given.peers]
         yield targets
 
 

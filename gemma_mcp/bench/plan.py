@@ -8,14 +8,14 @@ from anyio import to_thread
 
 from gemma_mcp.bench.bandwidth import read_bandwidth
 from gemma_mcp.bench.endings import ending_bias
-from gemma_mcp.bench.lineup import Lineup, Peer, fitting_settings
+from gemma_mcp.bench.lineup import Lineup, fitting_settings
 from gemma_mcp.bench.lineup import lineup as put_up
 from gemma_mcp.bench.results import Results
 from gemma_mcp.bench.run import Run, calibrated, model_facts
 from gemma_mcp.bench.scenario import Scenario
 from gemma_mcp.bench.shapes import MADE_BY
 from gemma_mcp.bench.single import Decode
-from gemma_mcp.bench.targets import Target
+from gemma_mcp.bench.targets import Peer, Target
 from gemma_mcp.hardware import measure
 from gemma_mcp.models.gguf import GgufHeader, read_header
 from gemma_mcp.models.lookup import find_model

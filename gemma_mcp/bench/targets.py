@@ -1,16 +1,17 @@
 """Who is measured: an engine behind OpenAI's HTTP, and how it wants to be asked."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 
-from gemma_mcp.bench.exchange import Exchange, read_models
+from gemma_mcp.bench.exchange import Exchange, read_models, read_version
 from gemma_mcp.bench.home import OwnEngine
 from gemma_mcp.errors import RemoteError
 
-__all__ = ["Target", "TargetSetup", "peer_target"]
+__all__ = ["Peer", "Target", "TargetSetup", "peer_target"]
 
 PEER_OPTIONS: Mapping[str, Any] = {"ignore_eos": True, "cache_prompt": True}
 """What llama.cpp's server and vLLM know beyond OpenAI's API."""
@@ -18,7 +19,9 @@ PEER_OPTIONS: Mapping[str, Any] = {"ignore_eos": True, "cache_prompt": True}
 
 @dataclass(frozen=True)
 class TargetSetup:
-    """What is written down about a target. `settings`: those of an engine of ours that bear on speed."""
+    """What is written down about a target. `settings`: those of an engine of ours that bear on speed; `note`: what the
+    user says of a peer, such as its flags.
+    """
 
     name: str
     kind: str
@@ -28,6 +31,7 @@ class TargetSetup:
     version: str = ""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,21 +73,33 @@ class Target:
         return Exchange(self.http, self.name, url + path, headers, asked)
 
 
-async def peer_target(
-    http: httpx2.AsyncClient, name: str, url: str, model: str | None, key: str, bias: Mapping[str, float]
-) -> Target:
-    """A peer that runs at `url`, asked with as many of its own options as it takes.
+@dataclass(frozen=True)
+class Peer:
+    """An engine that runs already. `model`: what it calls the model; None takes the first that it names. `key`: what
+    lets a request in, if it needs one. `note`: how it was started.
+    """
+
+    name: str
+    url: str
+    model: str | None = None
+    key: str = field(default="", repr=False)
+    note: str = ""
+
+
+async def peer_target(http: httpx2.AsyncClient, peer: Peer, bias: Mapping[str, float]) -> Target:
+    """The peer, asked with as many of its own options as it takes. `bias`: against tokens that end a reply.
 
     Raises RemoteError when it does not answer, or refuses what every such engine understands.
     """
-    root = url.rstrip("/").removesuffix("/v1")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    served = model or (await read_models(http, name, root, headers))[0]
+    root = peer.url.rstrip("/").removesuffix("/v1")
+    headers = {"authorization": f"Bearer {peer.key}"} if peer.key else {}
+    served = peer.model or (await read_models(http, peer.name, root, headers))[0]
+    version = await read_version(http, root, headers)
+    setup = TargetSetup(name=peer.name, kind="peer", model=served, version=version, note=peer.note)
     plain: dict[str, Any] = {"logit_bias": dict(bias)} if bias else {}
     refusal: RemoteError | None = None
     for options in (plain | dict(PEER_OPTIONS), plain):
-        setup = TargetSetup(name=name, kind="peer", model=served, options=options)
-        target = Target(setup, http, root, headers)
+        target = Target(dataclasses.replace(setup, options=options), http, root, headers)
         try:
             await target.completion("a b c", 1).run()
         except RemoteError as error:

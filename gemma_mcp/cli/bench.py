@@ -14,9 +14,9 @@ from gemma_mcp.cli.invocation import Invocation, overriding
 from gemma_mcp.cli.progress_line import ProgressLine
 
 if TYPE_CHECKING:  # half a second of imports that `gemma-mcp --help` does without
-    from gemma_mcp.bench.lineup import Peer
     from gemma_mcp.bench.plan import Plan
     from gemma_mcp.bench.results import Results
+    from gemma_mcp.bench.targets import Peer
 
 __all__ = ["bench"]
 
@@ -42,6 +42,7 @@ class Wanted:
     peers: tuple[str, ...]
     peer_model: str | None
     peer_key: str | None
+    peer_note: str
     rounds: int
     seed: int | None
     json_file: Path | None
@@ -61,6 +62,7 @@ class Wanted:
 @click.option("--peer", "peers", multiple=True, metavar="[NAME=]URL", help="An OpenAI-compatible engine that runs.")
 @click.option("--peer-model", metavar="NAME", help="What peers call the model.  [default: the first that they name]")
 @click.option("--peer-key", metavar="VARIABLE", help="Environment variable that holds the API key of peers.")
+@click.option("--peer-note", default="", metavar="TEXT", help="Written down with the figures: how peers were started.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 1000), help="How often all take turns.")
 @click.option("--seed", type=int, help="Of the prompts; without it they are new ones each time.")
 @click.option("--json", "json_file", type=FILE, help="Write everything there.")
@@ -108,7 +110,7 @@ def _check(wanted: Wanted) -> None:
 
 
 def _peers(given: Invocation, wanted: Wanted) -> "tuple[Peer, ...]":
-    from gemma_mcp.bench.lineup import Peer
+    from gemma_mcp.bench.targets import Peer
 
     key = _key(given, wanted)
     found: list[Peer] = []
@@ -119,7 +121,7 @@ def _peers(given: Invocation, wanted: Wanted) -> "tuple[Peer, ...]":
         name = match["name"] or ("peer" if len(wanted.peers) == 1 else f"peer{number}")
         if name in (*OWN, *(one.name for one in found)):
             raise click.UsageError(f"--peer: the name {name!r} is taken.")
-        found.append(Peer(name, match["url"], wanted.peer_model, key))
+        found.append(Peer(name, match["url"], wanted.peer_model, key, wanted.peer_note))
     return tuple(found)
 
 

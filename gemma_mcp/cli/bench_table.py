@@ -33,7 +33,8 @@ def _head(results: Results) -> Iterator[str]:
     yield f"Model: {model.name}{size}; rounds: {results.rounds}; seed: {results.seed}"
     yield fitted(f"{machine.processor or machine.system}, {machine.usable_cores} cores", "  ", "Machine: ")
     for target in results.targets:
-        what = ", ".join(filter(None, (target.runtime, target.device))) or f"serves {target.model}"
+        parts = (target.runtime, target.device) if target.kind == "own" else (target.model, target.version, target.note)
+        what = ", ".join(filter(None, parts))
         yield fitted(what, "  ", f"{target.name}: ")
 
 

@@ -10,11 +10,10 @@ import pytest
 from bench_plans import plan_of
 
 from gemma_mcp.bench.exchange import new_http
-from gemma_mcp.bench.lineup import Peer
 from gemma_mcp.bench.plan import run_plan
 from gemma_mcp.bench.results import Results, read_results, write_results
 from gemma_mcp.bench.soak import KINDS, run_soak
-from gemma_mcp.bench.targets import peer_target
+from gemma_mcp.bench.targets import Peer, peer_target
 from gemma_mcp.errors import RemoteError
 from gemma_mcp.testing.engines import EngineHome
 
@@ -151,7 +150,7 @@ def test_an_engine_that_fails_is_out_of_that_scenario_and_not_of_the_next(runnin
 async def test_a_reply_that_ends_early_is_an_error_as_its_times_mean_nothing(running: EngineHome) -> None:
     async with new_http() as http:
         state = running.state()
-        target = await peer_target(http, "other", state.url, "echo", state.token, {})
+        target = await peer_target(http, Peer("other", state.url, "echo", state.token), {})
         with pytest.raises(RemoteError, match=r"'other' ended a reply after 5 of 64 tokens"):
             await target.chat([{"role": "user", "content": "hello"}], 64).run()
 
