@@ -29,6 +29,9 @@ Progress = Callable[[float, str], None]
 """Is told how far it is, 0 to 1, and what is being done."""
 
 
+Keep = Callable[[Results], None]
+
+
 @dataclass(frozen=True)
 class Plan:
     """`model`: a name or an absolute path; None for what peers serve, if no engine of ours takes part. `chosen`: the
@@ -67,8 +70,11 @@ class Plan:
         return Lineup(self.engines, self.peers, model, settings, self.environ, bias)
 
 
-async def run_plan(plan: Plan, folder: Path, progress: Progress) -> Results:
-    """The results; homes of engines are made below `folder`. Raises the errors of `gemma_mcp.errors`."""
+async def run_plan(plan: Plan, folder: Path, progress: Progress, keep: Keep) -> None:
+    """Measure, and give `keep` the results so far after each scenario. Homes of engines are made below `folder`.
+
+    Raises the errors of `gemma_mcp.errors`.
+    """
     header, machine = plan.header(), measure()
     bandwidth = 0.0
     if any(scenario.name == Decode.name for scenario in plan.scenarios):  # before engines take the memory
@@ -76,11 +82,16 @@ async def run_plan(plan: Plan, folder: Path, progress: Progress) -> Results:
         bandwidth = await to_thread.run_sync(read_bandwidth, machine.usable_cores, machine.available_bytes)
     progress(0, "starting engines")
     async with put_up(plan.lineup(), folder) as targets:
-        prompts = await calibrated(header, targets[0], plan.seed)
-        run = Run(targets, plan.scenarios, prompts, plan.rounds, lambda done, total, text: progress(done / total, text))
+        facts = model_facts(_name(plan, targets[0]), header)
+        run = Run(
+            targets=targets,
+            scenarios=plan.scenarios,
+            prompts=await calibrated(header, targets[0], plan.seed),
+            rounds=plan.rounds,
+            progress=lambda done, total, text: progress(done / total, text),
+            closed=lambda: keep(run.results(machine, facts, bandwidth)),
+        )
         await run.measure()
-        run.close()
-        return run.results(machine, model_facts(_name(plan, targets[0]), header), bandwidth)
 
 
 def _name(plan: Plan, first: Target) -> str:

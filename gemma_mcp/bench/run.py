@@ -1,9 +1,10 @@
 """Runs scenarios: in each round every target does the same work in turn, A B A B."""
 
+import dataclasses
 import datetime
 import platform
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class Run:
     prompts: Prompts
     rounds: int
     progress: Progress
+    closed: Callable[[], None]
+    """Called when a scenario is done."""
     series: list[Series] = field(default_factory=list[Series])
     notes: list[str] = field(default_factory=list[str])
     failures: list[str] = field(default_factory=list[str])
@@ -60,6 +63,7 @@ class Run:
                         self.failures.append(f"{scenario.name}, round {turn + 1}: {error}")
                         able.remove(target)
             self._close(scenario, able)
+            self.closed()
 
     def _able(self, scenario: Scenario) -> list[Target]:
         able = [target for target in self.targets if target.home is not None or not scenario.restarts]
@@ -76,31 +80,29 @@ class Run:
         for key, value in figures.items():
             self._values.setdefault((identity(scenario), target.name, key), []).append(value)
         if target.home is not None:
-            memory = target.home.memory()
-            self._values.setdefault((MEMORY, target.name, "engine_bytes"), []).append(memory.engine_bytes)
-            self._values.setdefault((MEMORY, target.name, "worker_bytes"), []).append(memory.worker_bytes)
+            for key, value in dataclasses.asdict(target.home.memory()).items():
+                self._values.setdefault((MEMORY, target.name, key), []).append(value)
         self._done += 1
 
     def _close(self, scenario: Scenario, able: Sequence[Target]) -> None:
         name = identity(scenario)
         for metric in scenario.metrics:
             for target in able:
-                self._add(name, f"{scenario.name}: {scenario.describe()}", target.name, metric)
+                values = self._values.get((name, target.name, metric.key))
+                if values:
+                    title = f"{scenario.name}: {scenario.describe()}"
+                    self.series.append(_series(name, title, target, metric, values))
 
-    def close(self) -> None:
-        """Write down what concerns all scenarios: memory, of which the most that was seen counts."""
+    def _memory(self) -> Iterator[Series]:
+        """Of which the most that was seen counts."""
         for metric in _MEMORY_METRICS:
             for target in self.targets:
-                self._add(MEMORY, "memory, the most that was seen after a scenario", target.name, metric)
+                values = self._values.get((MEMORY, target.name, metric.key))
+                if values:
+                    title = "memory, the most that was seen after a scenario"
+                    yield _series(MEMORY, title, target, metric, [max(values)])
 
-    def _add(self, scenario: str, title: str, target: str, metric: Metric) -> None:
-        values = self._values.get((scenario, target, metric.key))
-        if not values:
-            return
-        kept = (max(values),) if scenario == MEMORY else tuple(values)
-        self.series.append(Series(scenario, title, target, metric.key, metric.label, metric.unit, metric.better, kept))
-
-    def results(self, machine: Hardware, model: ModelFacts, bandwidth: float, notes: Sequence[str] = ()) -> Results:
+    def results(self, machine: Hardware, model: ModelFacts, bandwidth: float) -> Results:
         """As it stands now."""
         return Results(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -110,11 +112,24 @@ class Run:
             machine=_described(machine),
             model=model,
             targets=tuple(target.setup for target in self.targets),
-            series=tuple(self.series),
+            series=(*self.series, *self._memory()),
             bandwidth_bytes=bandwidth,
-            notes=(*notes, *self.notes),
+            notes=tuple(self.notes),
             failures=tuple(self.failures),
         )
+
+
+def _series(scenario: str, title: str, target: Target, metric: Metric, values: Sequence[float]) -> Series:
+    return Series(
+        scenario=scenario,
+        title=title,
+        target=target.name,
+        metric=metric.key,
+        label=metric.label,
+        unit=metric.unit,
+        better=metric.better,
+        values=tuple(values),
+    )
 
 
 async def calibrated(header: GgufHeader | None, first: Target, seed: int | None) -> Prompts:

@@ -78,7 +78,7 @@ def bench(context: click.Context, **options: Any) -> None:
     SCENARIO: prefill, decode, concurrency, map, ask, chat, mixed; with numbers as map:32 or map:requests=32,own=16.
     Engines of ours get a home of their own; "unshared" is ours without the prefix cache. The user's is left alone.
     """
-    from gemma_mcp.bench.results import read_results, write_results
+    from gemma_mcp.bench.results import read_results
 
     wanted = Wanted(**options)
     _check(wanted)
@@ -87,9 +87,7 @@ def bench(context: click.Context, **options: Any) -> None:
     old = read_results(wanted.compare) if wanted.compare is not None else None
     if wanted.soak is not None:
         context.exit(_soak(_plan(given, wanted), wanted.soak, wanted.json_file))
-    results = _run(_plan(given, wanted)) if wanted.measured is None else read_results(wanted.measured)
-    if wanted.json_file is not None:
-        write_results(wanted.json_file, results)
+    results = _run(_plan(given, wanted), wanted.json_file) if wanted.measured is None else read_results(wanted.measured)
     _show(results, wanted.chart)
     for failure in results.failures:
         tell(failure)
@@ -176,13 +174,28 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="gemma-mcp-bench-", ignore_cleanup_errors=True)
 
 
-def _run(plan: "Plan") -> "Results":
+def _run(plan: "Plan", json_file: Path | None) -> "Results":
+    """The file has what was measured so far after each scenario, and the table shows it when Ctrl-C ends the run."""
     import anyio
 
     from gemma_mcp.bench.plan import run_plan
+    from gemma_mcp.bench.results import Results, write_results
 
-    with _folder() as folder, ProgressLine() as line:
-        return anyio.run(run_plan, plan, Path(folder), line.show)
+    found: list[Results] = []
+
+    def keep(results: Results) -> None:
+        found.append(results)
+        if json_file is not None:
+            write_results(json_file, results)
+
+    try:
+        with _folder() as folder, ProgressLine() as line:
+            anyio.run(run_plan, plan, Path(folder), line.show, keep)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        tell("Interrupted: these are the figures of the scenarios that were done.")
+    return found[-1]
 
 
 def _soak(plan: "Plan", minutes: float, json_file: Path | None) -> int:
