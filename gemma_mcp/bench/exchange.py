@@ -122,7 +122,7 @@ class Exchange:
         try:
             async with self._http.stream("POST", self._url, content=data, headers=self._headers) as response:
                 if response.status_code >= 400:
-                    raise self._refused(response.status_code, await response.aread())
+                    raise _refused(self._name, response.status_code, await response.aread())
                 await self._read(response)
         except httpx2.TransportError as error:
             raise _unreachable(self._name, error) from error
@@ -131,7 +131,7 @@ class Exchange:
     async def _read(self, response: httpx2.Response) -> None:
         async for line in response.aiter_lines():
             text = line.removeprefix(DATA).strip()
-            if line.startswith(DATA) and text != DONE:  # read on to the end: the connection serves again
+            if line.startswith(DATA) and text != DONE:
                 self._take(text)
 
     def _take(self, text: str) -> None:
@@ -178,18 +178,13 @@ class Exchange:
             "Use --synthetic, or an engine that knows logit_bias or ignore_eos.",
         )
 
-    def _refused(self, status: int, body: bytes) -> RemoteError:
-        try:
-            why = _message(msgspec.json.decode(body)["error"])
-        except (ValueError, KeyError, TypeError):
-            why = body.decode("utf-8", "replace").strip()[:SHOWN_CHARACTERS] or "without a word"
-        return RemoteError(f"The engine {self._name!r} refused a request with status {status}: {why}.")
-
 
 async def read_models(http: httpx2.AsyncClient, name: str, url: str, headers: Mapping[str, str]) -> list[str]:
     """The names of the models that an engine serves. Raises RemoteError when it does not say."""
     try:
         response = await http.get(f"{url}/v1/models", headers=headers, timeout=CONNECT_SECONDS)
+        if response.status_code >= 400:
+            raise _refused(name, response.status_code, response.content)
         names = [model.id for model in msgspec.json.decode(response.content, type=_Models).data]
     except httpx2.TransportError as error:
         raise _unreachable(name, error) from error
@@ -215,12 +210,23 @@ async def read_version(http: httpx2.AsyncClient, url: str, headers: Mapping[str,
 
 
 def new_http() -> httpx2.AsyncClient:
-    """As many connections as there are requests, and no limit of time: slow engines are to be measured, too."""
+    """A connection for each request, and no limit of time: slow engines are to be measured, too.
+
+    No connection is used twice: some engines close idle ones just when the next request is sent.
+    """
     return httpx2.AsyncClient(
         trust_env=False,
         timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
     )
+
+
+def _refused(name: str, status: int, body: bytes) -> RemoteError:
+    try:
+        why = _message(msgspec.json.decode(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        why = body.decode("utf-8", "replace").strip()[:SHOWN_CHARACTERS] or "without a word"
+    return RemoteError(f"The engine {name!r} refused a request with status {status}: {why}.")
 
 
 def _message(error: Any) -> str:
@@ -230,5 +236,5 @@ def _message(error: Any) -> str:
 
 
 def _unreachable(name: str, error: Exception) -> RemoteError:
-    why = str(error) or type(error).__name__
+    why = (str(error) or type(error).__name__).rstrip(".")
     return RemoteError(f"The engine {name!r} cannot be reached: {why}.", "Is it running, at the address given?")

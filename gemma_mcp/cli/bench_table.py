@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from gemma_mcp.bench.bandwidth import READ_HOW
 from gemma_mcp.bench.results import Results, Series, number, ratios, scaled
@@ -33,7 +34,11 @@ def _head(results: Results) -> Iterator[str]:
     yield f"Model: {model.name}{size}; rounds: {results.rounds}; seed: {results.seed}"
     yield fitted(f"{machine.processor or machine.system}, {machine.usable_cores} cores", "  ", "Machine: ")
     for target in results.targets:
-        parts = (target.runtime, target.device) if target.kind == "own" else (target.model, target.version, target.note)
+        parts = (
+            (target.runtime, target.device)
+            if target.kind == "own"
+            else (Path(target.model).name, target.version, target.note)
+        )
         what = ", ".join(filter(None, parts))
         yield fitted(what, "  ", f"{target.name}: ")
 
