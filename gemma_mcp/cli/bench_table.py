@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gemma_mcp.bench.bandwidth import READ_HOW
 from gemma_mcp.bench.results import Results, Series, number, ratios, scaled
+from gemma_mcp.bench.targets import TargetSetup
 from gemma_mcp.cli.console import aligned, fitted
 
 __all__ = ["lines"]
@@ -34,13 +35,13 @@ def _head(results: Results) -> Iterator[str]:
     yield f"Model: {model.name}{size}; rounds: {results.rounds}; seed: {results.seed}"
     yield fitted(f"{machine.processor or machine.system}, {machine.usable_cores} cores", "  ", "Machine: ")
     for target in results.targets:
-        parts = (
-            (target.runtime, target.device)
-            if target.kind == "own"
-            else (Path(target.model).name, target.version, target.note)
-        )
-        what = ", ".join(filter(None, parts))
-        yield fitted(what, "  ", f"{target.name}: ")
+        yield fitted(_described(target), "  ", f"{target.name}: ")
+
+
+def _described(target: TargetSetup) -> str:
+    own = (target.runtime, target.device)
+    parts = own if target.kind == "own" else (Path(target.model).name, target.version, target.note)
+    return ", ".join(filter(None, parts))
 
 
 def _titles(first: str) -> list[str]:
@@ -71,7 +72,8 @@ def _compared(ours: Series, other: Series) -> list[str]:
     values = ratios(ours, other)
     if not values:
         return ["", ""]
-    return [f"{_ratio(statistics.median(values))}x", SPREAD.join((_ratio(min(values)), _ratio(max(values))))]
+    spread = SPREAD.join((_ratio(min(values)), _ratio(max(values)))) if len(values) > 1 else ""
+    return [f"{_ratio(statistics.median(values))}x", spread]
 
 
 def _ratio(value: float) -> str:
