@@ -73,7 +73,7 @@ def test_the_table_compares_the_first_engine_with_each_other_round_by_round_with
     told = list(lines(made_up(STEADY, peer, bandwidth_bytes=20e9)))
     (row,) = (line for line in told if "peer-nine" in line and "14.2" in line)
     assert row.split() == ["peer-nine", "14.2", "14.0..18.0", "0.50x", "0.40..0.50"]
-    assert max(map(len, told)) <= 80
+    assert max(map(len, told)) <= 79
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -85,7 +85,7 @@ def test_titles_and_labels_fit_80_columns(name: str) -> None:
         for one in scenario.metrics
         for target in ("ours", "unshared", "peer-nine")
     ]
-    assert max(map(len, lines(made_up(*figures)))) <= 80
+    assert max(map(len, lines(made_up(*figures)))) <= 79
 
 
 def test_the_chart_is_well_formed_and_has_a_bar_for_each_engine() -> None:
