@@ -5,6 +5,7 @@ import os
 import click
 
 from gemma_mcp import __version__
+from gemma_mcp.cli.bench import bench
 from gemma_mcp.cli.chat import chat
 from gemma_mcp.cli.config import config
 from gemma_mcp.cli.demo import demo
@@ -53,5 +54,5 @@ def serve(given: Invocation, over_http: bool, host: str | None, port: int | None
 
 
 overriding(group)
-for command in (serve, install, chat, http_token, engine, sessions, stats, demo, doctor, config):
+for command in (serve, install, chat, http_token, engine, sessions, stats, demo, bench, doctor, config):
     group.add_command(command)

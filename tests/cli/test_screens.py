@@ -57,6 +57,14 @@ def test_the_demos_live_progress_fits_the_line_that_it_writes_over(environment: 
     assert all(len(line) <= 79 for line in progress)
 
 
+@terminals
+def test_the_benchmarks_bar_and_its_table_fit(environment: dict[str, str]) -> None:
+    shown = printed(environment, "bench", "prefill:8", "--model", "echo", "--engine", "ours", "--rounds", "1")
+    assert "[....................]   0% starting engines" in shown
+    assert "prompt tokens" in shown
+    assert wide_lines(shown) == []
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["word", " ", "  ", "\n", "longer-word", "漢字", "`x`", "a" * 30, "é"]), max_size=40))
 def test_flowing_text_changes_blanks_to_line_ends_and_nothing_else(pieces: list[str]) -> None:
