@@ -95,14 +95,14 @@ class MemoryRoom:
             return True
         free = await self._free()
         wish = wish_of(self.settings.llamacpp)
-        fit = best_fit(model, wish, free)
         most = self._with_others_gone(free) if free else None
-        better = best_fit(model, wish, most) if coming or fit is None else fit
+        fit = await anyio.to_thread.run_sync(best_fit, model, wish, free)
+        better = await anyio.to_thread.run_sync(best_fit, model, wish, most) if coming or fit is None else fit
         if fit is not None and better is not None and better.terms == fit.terms:
             self._claims[key] = _Claim(spec, fit)
             return True
         if most is not None and (better is None or not others):
-            raise too_large(model, wish, most)
+            raise await anyio.to_thread.run_sync(too_large, model, wish, most)
         return False
 
     def settle(self, key: Hashable, resident: Callable[[], int]) -> None:

@@ -55,7 +55,7 @@ class Free:
 
 @dataclass(frozen=True)
 class Wish:
-    """How a model is best loaded, and what of that may be given up: what the user set himself may not.
+    """How a model is best loaded, and what of that may be given up: what a user has set may not.
 
     Given up is, in this order: slots, the exactness of the KV cache (`any_kv`), layers on the GPU, context.
     """
@@ -90,17 +90,18 @@ class Fit:
 def best_fit(model: Model, wish: Wish, free: Free | None) -> Fit | None:
     """The first terms that fit, in the order of sacrifice; None when none do. Without `free` nothing is given up."""
     wish = _for_model(model, wish)
-    for terms in _candidates(model, wish, free):
-        need = _estimate(model, terms, free)
-        if free is None or free.holds(need):
-            return Fit(terms, need, tuple(_given_up(wish.terms, terms)))
+    for most in _candidates(model, wish, free):
+        terms = _with_slots(model, wish, free, most)
+        if terms is not None:
+            return Fit(terms, _estimate(model, terms, free), tuple(_given_up(wish.terms, terms)))
     return None
 
 
 def least_fit(model: Model, wish: Wish, free: Free) -> Fit:
     """The terms that need least of what may be given up, whether they fit or not."""
     wish = _for_model(model, wish)
-    *_, terms = _candidates(model, wish, free)
+    *_, last = _candidates(model, wish, free)
+    terms = replace(last, slots=1) if wish.any_slots else last
     return Fit(terms, _estimate(model, terms, free), tuple(_given_up(wish.terms, terms)))
 
 
@@ -126,8 +127,18 @@ def _candidates(model: Model, wish: Wish, free: Free | None) -> Iterator[Terms]:
     for context in _contexts(best.context) if wish.any_context else (best.context,):
         for layers in _layers(model.shape, best.gpu_layers) if any_layers else (best.gpu_layers,):
             for kv_type in _kv_types(best) if wish.any_kv else (best.kv_type,):
-                for slots in range(best.slots, 0, -1) if wish.any_slots else (best.slots,):
-                    yield replace(best, context=context, gpu_layers=layers, kv_type=kv_type, slots=slots)
+                yield replace(best, context=context, gpu_layers=layers, kv_type=kv_type)
+
+
+def _with_slots(model: Model, wish: Wish, free: Free | None, most: Terms) -> Terms | None:
+    """The terms with as many slots as fit; None when not even the fewest do."""
+    if free is None:
+        return most
+    fewest = replace(most, slots=1 if wish.any_slots else most.slots)
+    if not free.holds(_estimate(model, fewest, free)):  # the usual case, by far, where memory is short
+        return None
+    more = (replace(most, slots=count) for count in range(most.slots, fewest.slots, -1))
+    return next((terms for terms in more if free.holds(_estimate(model, terms, free))), fewest)
 
 
 def _contexts(context: int) -> Iterator[int]:

@@ -26,7 +26,7 @@ TOKEN_BYTES, MERGE_BYTES = 160, 108
 TENSOR_BYTES = 9_600
 """llama.cpp keeps three graphs, each with room for eight nodes of 400 bytes for every tensor of the file."""
 
-WORKER_BYTES = 50 << 20
+WORKER_BYTES = 58 << 20
 """A worker with its runtime and no model: Python, NumPy, llama.cpp's libraries."""
 
 GPU_RUNTIME_BYTES = 512 << 20
@@ -167,11 +167,10 @@ def _tables(shape: Shape, output_on_gpu: bool) -> int:
 
 def _kv(shape: Shape, layers: tuple[Layer, ...], terms: Terms) -> int:
     full, window = kv_cells(shape, terms)
-    widest = max(layer.values for layer in shape.layers)
     total = 0
     for layer in layers:
         if layer.own_kv:
-            values = layer.values if terms.flash_attention else widest  # it pads them when it transposes
+            values = layer.values if terms.flash_attention else shape.values  # it pads them when it transposes
             row = _row(layer.keys, terms.kv_type) + _row(values, terms.kv_type)
             total += row * (window if layer.windowed else full)
     return total
@@ -204,8 +203,7 @@ def _compute(shape: Shape, terms: Terms) -> int:
 
 def _feed_forward(shape: Shape) -> int:
     """Numbers for each token that are alive together in the widest layer's feed-forward part."""
-    widest = max(layer.feed_forward for layer in shape.layers)
-    dense = 3 * widest + 3 * shape.hidden + max(layer.queries for layer in shape.layers)
+    dense = 3 * shape.feed_forward + 3 * shape.hidden + shape.queries
     if shape.layer_inputs:
         dense += shape.hidden
     return max(dense, 2 * shape.hidden * (shape.experts_used + 1))
@@ -223,8 +221,7 @@ def _attention(shape: Shape, terms: Terms) -> int:
 
 
 def _work(shape: Shape, terms: Terms) -> int:
-    widest = max(max(layer.feed_forward, layer.queries) for layer in shape.layers)
-    return int(_tokens(shape, terms) * widest * WORK_SHARE)
+    return int(_tokens(shape, terms) * max(shape.feed_forward, shape.queries) * WORK_SHARE)
 
 
 def _inputs(shape: Shape, terms: Terms) -> int:

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from gemma_mcp.models.gguf import GgufHeader, TensorInfo
 
@@ -71,6 +72,21 @@ class Shape:
     streams: int
     experts_used: int
 
+    @cached_property
+    def feed_forward(self) -> int:
+        """Of the widest layer."""
+        return max(layer.feed_forward for layer in self.layers)
+
+    @cached_property
+    def queries(self) -> int:
+        """Of the widest layer."""
+        return max(layer.queries for layer in self.layers)
+
+    @cached_property
+    def values(self) -> int:
+        """Of the widest layer."""
+        return max(layer.values for layer in self.layers)
+
     @property
     def weight_bytes(self) -> int:
         """All tensors of the file."""
@@ -85,7 +101,7 @@ def shape_of(header: GgufHeader) -> Shape | None:
     tensors = {tensor.name: tensor for tensor in header.tensors}
     table = tensors.get(TOKEN_TABLE)
     layers = _layers(header)
-    if not layers or hidden < 1 or table is None or len(table.shape) != 2:
+    if not layers or hidden < 1 or table is None or len(table.shape) != 2 or not table.shape[1]:
         return None
     tied = "output.weight" not in tensors
     layer_table = tensors.get(LAYER_TABLE)
@@ -119,6 +135,8 @@ def _layers(header: GgufHeader) -> tuple[Layer, ...]:
         return ()
     windowed = _windowed(header, count)
     heads = header.per_layer(f"{header.architecture}.attention.head_count", count)
+    if min(heads) < 1:
+        return ()
     kv_heads = header.per_layer(f"{header.architecture}.attention.head_count_kv", count)
     widths = header.per_layer(f"{header.architecture}.feed_forward_length", count)
     own = _own_kv(header, count)
