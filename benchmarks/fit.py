@@ -33,7 +33,7 @@ FIRST_TOKEN, TOKENS = 10, 200
 """Ordinary tokens of every vocabulary."""
 
 
-def measure(path: str, projector: str | None, terms: Terms) -> dict[str, float]:
+def measure(path: str, projector: str | None, terms: Terms, threads: int = 0) -> dict[str, float]:
     """Load the model in this process and use all of it; MiB by what they are for."""
     import llama_cpp
     from gemma_mcp_llamacpp.loading import load
@@ -54,6 +54,7 @@ def measure(path: str, projector: str | None, terms: Terms) -> dict[str, float]:
             kv_type=terms.kv_type,
             flash_attention=terms.flash_attention,
             gpu_layers=terms.gpu_layers,
+            threads=threads,
         ),
         lambda fraction: None,
     )
@@ -131,7 +132,8 @@ def main(arguments: Sequence[str]) -> None:
     """Read the command line."""
     if arguments[:1] == ["--measure"]:
         order = json.loads(arguments[1])
-        print(json.dumps(measure(order["path"], order["projector"], Terms(**order["terms"]))))
+        order["terms"] = Terms(**order["terms"])
+        print(json.dumps(measure(**order)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+")
