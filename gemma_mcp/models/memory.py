@@ -41,8 +41,11 @@ PICTURE_BYTES = 16 << 20
 SQUARE_BYTES = 24
 """For each pixel of the encoder's own size: the picture scaled and normalised."""
 
-GEMMA4_PATCHES = 1120 * 9
-"""Of the largest image of Gemma 4, nine to a token."""
+GEMMA4_TOKENS, GEMMA4_MERGE = 1120, 3
+"""Of the largest image of Gemma 4; three by three patches become one token."""
+
+MERGE = 4
+"""Of the other projectors, if they do not say."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,11 @@ class Terms:
 
 @dataclass(frozen=True)
 class Encoder:
-    """What a projector needs: its weights, and while it looks at the largest image."""
+    """What a projector needs: its weights, and while it looks at the largest image, which has `most_tokens`."""
 
     weight_bytes: int
     compute_bytes: int
+    most_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,17 +101,22 @@ def encoder_of(header: GgufHeader) -> Encoder:
         int(header.number(f"clip.vision.{key}") or 0) for key in ("embedding_length", "feed_forward_length")
     )
     kind = header.text("clip.projector_type") or header.text("clip.vision.projector_type")
-    patches = max((side // max(1, patch)) ** 2, GEMMA4_PATCHES if kind.startswith("gemma4") else 0)
+    merge = max(1, int(header.number("clip.vision.projector.scale_factor") or MERGE))
+    patches = (side // max(1, patch)) ** 2
+    tokens = patches // merge**2
+    if kind.startswith("gemma4"):
+        patches, tokens = GEMMA4_TOKENS * GEMMA4_MERGE**2, GEMMA4_TOKENS
     pixels = patches * patch * patch
     return Encoder(
         weight_bytes=sum(tensor.size_bytes for tensor in header.tensors),
         compute_bytes=patches * (4 * (width + 3 * hidden) + 2 * width) + pixels * SQUARE_BYTES + PICTURE_BYTES,
+        most_tokens=tokens,
     )
 
 
 def estimate(shape: Shape, terms: Terms, encoder: Encoder | None = None) -> Estimate:
     """What the model takes under these terms when every cell of its KV cache is in use."""
-    terms = _as_loaded(shape, terms)
+    terms = _as_loaded(shape, terms, encoder)
     count = len(shape.layers)
     on_gpu = count + 1 if terms.gpu_layers < 0 else min(terms.gpu_layers, count + 1)
     first = max(0, count + 1 - on_gpu)
@@ -140,9 +149,10 @@ def kv_cells(shape: Shape, terms: Terms) -> tuple[int, int]:
     return full, _padded(min(full, shape.window * terms.slots + min(full, terms.step_tokens)))
 
 
-def _as_loaded(shape: Shape, terms: Terms) -> Terms:
-    """No slot holds more than the model was made for."""
-    return replace(terms, context=min(terms.context, shape.context_length or terms.context))
+def _as_loaded(shape: Shape, terms: Terms, encoder: Encoder | None) -> Terms:
+    """No slot holds more than the model was made for, and an image is computed in one pass."""
+    context = min(terms.context, shape.context_length or terms.context)
+    return replace(terms, context=context, step_tokens=max(terms.step_tokens, encoder.most_tokens if encoder else 0))
 
 
 def _padded(cells: int) -> int:

@@ -132,8 +132,17 @@ def test_an_encoder_counts_with_its_largest_image() -> None:
     encoder = encoder_of(GgufHeader(3, {**metadata, "clip.projector_type": "gemma3"}, tensor, 0))
     assert encoder.weight_bytes == 14 * 14 * 3 * 1152 * 4
     assert encoder.compute_bytes == pytest.approx(190 * MIB, rel=0.1)  # measured for these sizes, picture and all
+    assert encoder.most_tokens == 256
     with_images = estimate(shape(SMALL), PLAIN, encoder).host.total_bytes
     assert with_images - estimate(shape(SMALL), PLAIN).host.total_bytes == encoder.weight_bytes + encoder.compute_bytes
+
+
+def test_a_pass_is_large_enough_for_an_image() -> None:
+    metadata = {"clip.vision.image_size": 768, "clip.vision.patch_size": 16, "clip.projector_type": "gemma4v"}
+    encoder = encoder_of(GgufHeader(3, metadata, (), 0))
+    assert encoder.most_tokens == 1120
+    large, small = (replace(PLAIN, step_tokens=tokens) for tokens in (1120, 64))
+    assert estimate(shape(SMALL), small, encoder) == estimate(shape(SMALL), large, encoder)
 
 
 @pytest.mark.parametrize(
