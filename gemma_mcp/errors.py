@@ -19,6 +19,7 @@ __all__ = [
     "InputRefusedError",
     "InvalidReplyError",
     "LoadFailedError",
+    "ModelTooLargeError",
     "OutOfMemoryError",
     "QueueFullError",
     "RemoteError",
@@ -166,6 +167,15 @@ class QueueFullError(CapacityError):
 
 class OutOfMemoryError(CapacityError):
     """The device or the KV cache has no room."""
+
+
+class ModelTooLargeError(OutOfMemoryError):
+    """A model that was not loaded since it does not fit: what it needs, what is free, what would fit."""
+
+    def __init__(self, model: str, needs: str, free: str, hint: str) -> None:
+        super().__init__(f"The model {model!r} does not fit into memory: it needs {needs}; {free}.", hint)
+        self.model = model
+        self.fields = {"model": model, "needs": needs, "free": free, "hint": hint}
 
 
 class DeadlineError(CapacityError):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
     "BackendSettings",
@@ -18,6 +18,28 @@ __all__ = [
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+USUAL_CONTEXT, USUAL_SLOTS = 8192, 4
+"""What a model gets where the choice is left to the engine and its memory suffices."""
+
+LEAST_CONTEXT, MOST_CONTEXT = 128, 1 << 20
+
+
+def _chosen_or_large(context: int) -> int:
+    if 0 < context < LEAST_CONTEXT:
+        raise ValueError("too small")
+    return context
+
+
+Context = Annotated[
+    int,
+    AfterValidator(_chosen_or_large),
+    Field(
+        ge=0,
+        le=MOST_CONTEXT,
+        json_schema_extra={"expected": f"0, or a whole number from {LEAST_CONTEXT} up to {MOST_CONTEXT}"},
+    ),
+]
 
 
 class Section(BaseModel):
@@ -39,7 +61,8 @@ class EngineSettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)]
     keep_alive: Seconds
     idle_exit: Seconds
-    max_models: Count
+    max_models: Annotated[int, Field(ge=0, le=1_000_000_000)]
+    check_memory: bool
     queue_limit: Count
     start_timeout: Seconds
     load_timeout: Seconds
@@ -58,17 +81,27 @@ class BackendSettings(Section):
 class LlamaCppSettings(Section):
     """How llama.cpp loads a model."""
 
-    context: Annotated[int, Field(ge=128, le=1 << 20)]
-    slots: Annotated[int, Field(ge=1, le=64)]
+    context: Context
+    slots: Annotated[int, Field(ge=0, le=64)]
     threads: Annotated[int, Field(ge=0, le=1024)]
     gpu_layers: Annotated[int, Field(ge=-1, le=1000)]
     step_tokens: Annotated[int, Field(ge=64, le=16384)]
     prefill_chunk: Annotated[int, Field(ge=16, le=16384)]
     flash_attention: bool
-    kv_type: Literal["f16", "q8_0"]
+    kv_type: Literal["auto", "f16", "q8_0"]
     checkpoint_bytes: Annotated[int, Field(ge=0)]
     decode_stretch: Annotated[float, Field(ge=1.1, le=100)]
     speculate: bool
+
+    @property
+    def wanted_context(self) -> int:
+        """Tokens of one request, also where the engine chooses and may come down to fewer."""
+        return self.context or USUAL_CONTEXT
+
+    @property
+    def wanted_slots(self) -> int:
+        """Requests at the same time, also where the engine chooses and may come down to fewer."""
+        return self.slots or USUAL_SLOTS
 
 
 class ServerSettings(Section):

@@ -289,6 +289,8 @@ def _expectation(key: str) -> str:
     section, name = key.split(".")
     table = cast("type[BaseModel]", Settings.model_fields[section].annotation)
     schema: dict[str, Any] = table.model_json_schema()["properties"][name]
+    if "expected" in schema:
+        return schema["expected"]
     if "enum" in schema:
         return "one of " + ", ".join(schema["enum"])
     kinds = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "array": "a list of texts"}

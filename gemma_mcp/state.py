@@ -87,7 +87,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 class LoadedStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A model that is in memory, or on its way there (then `loading` says how far, 0 to 1).
 
-    `context_length`: tokens that one request may use, 0 while that is not known.
+    `context_length`: tokens that one request may use, 0 while that is not known. `fit`: how it was fitted to memory.
     """
 
     model: str
@@ -100,6 +100,7 @@ class LoadedStatus(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int = 0
     images: bool = False
     fim: bool = False
+    fit: str = ""
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

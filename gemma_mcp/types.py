@@ -8,6 +8,7 @@ import msgspec
 __all__ = [
     "Control",
     "Delta",
+    "DeviceMemory",
     "Event",
     "FimTokens",
     "FinishReason",
@@ -158,6 +159,15 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     images: bool = False
     forks: bool = False
     draft_tokens: int = 0
+
+
+class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU's memory in bytes. `shared`: it is the machine's own."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    shared: bool = False
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,14 +4,19 @@ import importlib.util
 import os
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 from gemma_mcp.engine.backend import Executor, LoadOptions, ModelSpec
 from gemma_mcp.errors import BackendMissingError, LoadFailedError
+from gemma_mcp.types import DeviceMemory
 
 __all__ = ["LlamaCppBackend"]
 
 VERSION = "0.3.36"
 """The release whose C structures this code was written against; another one may lay them out differently."""
+
+_GPU_LIBRARIES = ("cuda", "metal", "vulkan", "hip", "sycl", "musa", "opencl", "webgpu", "cann")
+"""Words in the names of llama.cpp's libraries for GPUs."""
 
 _INSTALL = "pip install 'gemma-mcp[llamacpp]'"
 
@@ -37,6 +42,21 @@ class LlamaCppBackend:
         from gemma_mcp_llamacpp.devices import CPU, gpus
 
         return (*(device.name for device in gpus()), CPU)
+
+    def may_have_gpu(self) -> bool:
+        """Whether a library for GPUs came with llama.cpp."""
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.origin is None:
+            return False
+        names = [path.name.lower() for path in (Path(spec.origin).parent / "lib").glob("*ggml*")]
+        return any(kind in name for kind in _GPU_LIBRARIES for name in names)
+
+    def gpu_memory(self) -> tuple[DeviceMemory, ...]:
+        """The memory of the GPUs, in llama.cpp's order."""
+        self._require()
+        from gemma_mcp_llamacpp.devices import gpus, memory_of
+
+        return tuple(map(memory_of, gpus()))
 
     def load(self, spec: ModelSpec, options: LoadOptions, progress: Callable[[float], None]) -> Executor:
         """Load a GGUF file, with its projector if it has one."""

@@ -9,11 +9,12 @@ from typing import Any
 import llama_cpp
 
 from gemma_mcp.errors import LoadFailedError
+from gemma_mcp.types import DeviceMemory
 
-__all__ = ["Device", "choose", "gpus"]
+__all__ = ["Device", "choose", "gpus", "memory_of"]
 
 CPU = "cpu"
-_GPU_TYPES = (1, 2)
+_GPU, _INTEGRATED_GPU = _GPU_TYPES = (1, 2)
 """GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU of ggml-backend.h."""
 
 
@@ -46,6 +47,22 @@ def gpus() -> list[Device]:
             name, description = (_call(base, key, ctypes.c_char_p, address).decode() for key in ("name", "description"))
             found.append(Device(name, description, address))
     return found
+
+
+def memory_of(device: Device) -> DeviceMemory:
+    """A GPU's memory. An integrated one, and every one that Metal drives, uses the machine's."""
+    base = _library("ggml-base")
+    free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
+    ask, size = base.ggml_backend_dev_memory, ctypes.POINTER(ctypes.c_size_t)
+    ask.argtypes, ask.restype = [ctypes.c_void_p, size, size], None
+    ask(device.address, ctypes.byref(free), ctypes.byref(total))
+    integrated = device.address is not None and _call(base, "type", ctypes.c_int, device.address) == _INTEGRATED_GPU
+    return DeviceMemory(
+        name=device.name,
+        total_bytes=total.value,
+        free_bytes=free.value,
+        shared=integrated or device.name.lower().startswith(("metal", "mtl")),
+    )
 
 
 def choose(model: str, wanted: str, threads: int) -> Device:

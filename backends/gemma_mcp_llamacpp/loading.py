@@ -12,6 +12,7 @@ from gemma_mcp.types import ModelInfo
 from gemma_mcp_llamacpp.devices import Device, choose
 from gemma_mcp_llamacpp.executor import LlamaCppExecutor
 from gemma_mcp_llamacpp.log import native_log
+from gemma_mcp_llamacpp.mapping import release_pages
 from gemma_mcp_llamacpp.media import Projector
 from gemma_mcp_llamacpp.native import DRAFT_TOKENS, Context, Model
 from gemma_mcp_llamacpp.threads import Threads
@@ -40,6 +41,7 @@ def load(spec: ModelSpec, options: LoadOptions, progress: Callable[[float], None
             spec.name, spec.path, device, _gpu_layers(options, device), lambda share: progress(share * _MODEL_SHARE)
         )
         undo.callback(model.close)
+        release_pages(spec.path)
         _check_architecture(spec.name, model)
         projector = _projector(spec, options, model, device, threads)
         if projector is not None:

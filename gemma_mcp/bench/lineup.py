@@ -53,7 +53,7 @@ def fitting_settings(
     need = max((scenario.context_tokens() for scenario in scenarios), default=0) + SPARE_TOKENS
     native = settings.llamacpp
     slots = native.slots if "llamacpp.slots" in chosen else SLOTS
-    context = native.context if "llamacpp.context" in chosen else max(native.context, need)
+    context = native.context if "llamacpp.context" in chosen else max(native.wanted_context, need)
     return settings.model_copy(
         update={
             "model": settings.model.model_copy(update={"default": model, "directories": tuple(folders)}),

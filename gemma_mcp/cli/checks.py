@@ -15,7 +15,8 @@ from gemma_mcp.client.pool import EnginePool
 from gemma_mcp.engine.backend import ModelSpec
 from gemma_mcp.engine.probe import probe_devices
 from gemma_mcp.engine.registry import Registry
-from gemma_mcp.errors import GemmaError
+from gemma_mcp.engine.room import MemoryRoom
+from gemma_mcp.errors import GemmaError, as_clause
 from gemma_mcp.hardware import measure
 from gemma_mcp.models.lookup import ECHO, find_model
 from gemma_mcp.places import Places
@@ -28,8 +29,6 @@ Status = Literal["ok", "warning", "error"]
 COMPILERS = ("c++", "g++", "clang++", "cl")
 LITTLE_MEMORY_BYTES = 4 << 30
 """Below this not even the smallest Gemma that is of use, 4B at 4 bits (3 GB of weights), fits with its KV cache."""
-WORKSPACE_BYTES = 1 << 30
-"""What a model of several GB needs beside its weights: KV cache of 8,192 tokens, compute buffers, the process."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ async def examine(given: Invocation, registry: Registry) -> list[Finding]:
     findings += _runtimes(registry)
     findings += await _devices(registry)
     model, about_model = _model(settings, places)
-    findings += [*about_model, _memory(model)]
+    findings += [*about_model, await _memory(model, settings, registry)]
     if settings and places:
         findings.append(await _engine(settings, places))
     return findings
@@ -173,18 +172,25 @@ def _file_bytes(spec: ModelSpec) -> int:
     return sum(path.stat().st_size for path in paths if path.exists())
 
 
-def _memory(model: ModelSpec | None) -> Finding:
+async def _memory(model: ModelSpec | None, settings: Settings | None, registry: Registry) -> Finding:
     hardware = measure()
     cores = f"{hardware.physical_cores} cores ({hardware.usable_cores} threads)"
     text = f"{size(hardware.available_bytes)} of {size(hardware.memory_bytes)} are free, {cores}"
-    needed = _file_bytes(model) + (0 if model and model.notice else WORKSPACE_BYTES) if model else 0
-    if needed > hardware.available_bytes:
-        return Finding(
-            "memory", "error", f"{text}; the model needs some {size(needed)}", "Choose a smaller model file."
-        )
+    try:
+        fit = await _fit(model, settings, registry) if model and settings else ""
+    except GemmaError as error:
+        return Finding("memory", "error", f"{text}; {as_clause(error.message)}", error.hint)
+    text = f"{text}; the model: {fit}" if fit else text
     if hardware.available_bytes < LITTLE_MEMORY_BYTES:
         return Finding("memory", "warning", text, "Real Gemma models need 4 GiB and more: close other programs.")
     return Finding("memory", "ok", text)
+
+
+async def _fit(model: ModelSpec, settings: Settings, registry: Registry) -> str:
+    """How an engine without other models would load it. Raises ModelTooLargeError."""
+    room = MemoryRoom(settings, registry, measure)
+    await room.claim(model, model, coming=False, others=False)
+    return str(room.fit(model) or "")
 
 
 async def _engine(settings: Settings, places: Places) -> Finding:

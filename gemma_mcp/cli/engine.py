@@ -97,6 +97,8 @@ def _describe(found: "EngineStatus") -> Iterator[str]:
     for model in found.models:
         state = "ready" if model.loading is None else f"loading, {model.loading:.0%}"
         yield f"  {model.model}: {state}, {model.device}, {model.running} running, {model.waiting} waiting"
+        if model.fit:
+            yield f"    {model.fit}"
     if not found.models:
         yield "  no model is loaded"
 

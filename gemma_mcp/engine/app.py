@@ -92,7 +92,7 @@ class _Routes:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._limits = service.settings.server
-        self._id_bytes = 8 * service.settings.llamacpp.context
+        self._id_bytes = 8 * service.settings.llamacpp.wanted_context
 
     async def health(self, request: Request) -> Response:
         """Whether it is there; with a nonce, the proof that it is the engine of the state file."""

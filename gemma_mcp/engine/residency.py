@@ -14,6 +14,7 @@ import anyio.abc
 from gemma_mcp.chat.template import ChatTemplate
 from gemma_mcp.engine.backend import ModelSpec
 from gemma_mcp.engine.model import LoadedModel
+from gemma_mcp.engine.room import Boundless, Room, resident_bytes
 from gemma_mcp.errors import CapacityError, GemmaError, LoadFailedError, describe, restore
 from gemma_mcp.wire import ModelCard
 
@@ -93,9 +94,9 @@ class _Place:
 class Residency:
     """The models in memory. An asynchronous context manager: leaving it unloads all.
 
-    `keep_alive`: seconds that an idle model stays. `max_models`: how many are in memory at once; for one more, the
-    idle one that was not used for the longest time goes, and while none is idle the newcomer waits. `on_unload` is
-    told when a model goes, with its last figures.
+    `keep_alive`: seconds that an idle model stays. `max_models`: how many are in memory at once, 0 for as many as there
+    is `room` for; for one more, the idle ones go, that which was not used for the longest time first, and while none is
+    idle the newcomer waits. `on_unload` is told when a model goes, with its last figures.
     """
 
     def __init__(
@@ -104,11 +105,14 @@ class Residency:
         *,
         keep_alive: float,
         max_models: int,
+        room: Room | None = None,
         on_unload: Callable[[Resident], None] = lambda resident: None,
     ) -> None:
         self._opener = opener
         self._keep_alive = keep_alive
         self._max_models = max_models
+        self._room = room or Boundless()
+        self._claiming = anyio.Lock()
         self._on_unload = on_unload
         self._places: dict[ModelSpec, _Place] = {}
         self._occupied: set[_Place] = set()
@@ -172,8 +176,7 @@ class Residency:
     async def _hold(self, place: _Place) -> None:
         """The life of a place. Its name is free for a new load as soon as it is decided that this one goes."""
         try:
-            await self._make_room()
-            self._occupied.add(place)
+            await self._make_room(place)
             await self._load_and_stay(place)
         except Exception as error:
             place.error = _as_load_error(place.spec, error)
@@ -183,6 +186,7 @@ class Residency:
                 place.error = CapacityError("The engine is ending.", "Call again to start a new one.")
             self._forget(place)
             self._occupied.discard(place)
+            self._room.release(place)
             place.change()
             self._wake()
 
@@ -190,6 +194,7 @@ class Residency:
         async with self._opener(place.spec, place.report) as model:
             resident = place.resident = Resident(place.spec, model)
             place.used = next(self._clock)
+            self._room.settle(place, lambda: resident_bytes(model.worker_pid))
             place.change()
             self._wake()
             logger.info("%s is loaded on %s", place.spec.name, model.info.device)
@@ -211,16 +216,33 @@ class Residency:
             if waited.cancelled_caught and not place.leases:
                 return
 
-    async def _make_room(self) -> None:
-        while len(self._occupied) >= self._max_models:
-            idle = [place for place in self._occupied if place.idle and not place.evicted]
-            leaving = any(place.evicted for place in self._occupied)
-            if idle and not leaving:
-                oldest = min(idle, key=lambda place: place.used)
-                oldest.evicted = True
-                self._forget(oldest)
-                oldest.change()
-            await self._freed.wait()
+    async def _make_room(self, place: _Place) -> None:
+        while True:
+            freed = self._freed  # whoever goes while memory is looked at must not go unseen
+            if await self._occupy(place):
+                return
+            self._evict()
+            await freed.wait()
+
+    async def _occupy(self, place: _Place) -> bool:
+        """Whether there is a place, which is then taken. One newcomer at a time: two would share the same memory."""
+        async with self._claiming:
+            if self._max_models and len(self._occupied) >= self._max_models:
+                return False
+            coming = any(one.idle or one.evicted for one in self._occupied)
+            if not await self._room.claim(place, place.spec, coming=coming, others=bool(self._occupied)):
+                return False
+            self._occupied.add(place)
+            return True
+
+    def _evict(self) -> None:
+        """Let the idle model go that was not used for the longest time, unless one is going already."""
+        idle = [place for place in self._occupied if place.idle and not place.evicted]
+        if idle and not any(place.evicted for place in self._occupied):
+            oldest = min(idle, key=lambda place: place.used)
+            oldest.evicted = True
+            self._forget(oldest)
+            oldest.change()
 
     def _forget(self, place: _Place) -> None:
         if self._places.get(place.spec) is place:

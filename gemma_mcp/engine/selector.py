@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from gemma_mcp.engine.backend import LoadOptions, ModelSpec
 from gemma_mcp.engine.registry import Registry
 from gemma_mcp.errors import BackendError, GemmaError, UnsupportedError
+from gemma_mcp.models.fit import Fit
+from gemma_mcp.models.wish import wish_of
 from gemma_mcp.settings import LlamaCppSettings, Settings
 
 __all__ = ["Choice", "choose"]
@@ -20,16 +22,17 @@ class Choice:
     reason: str
 
 
-def choose(spec: ModelSpec, settings: Settings, registry: Registry) -> list[Choice]:
-    """The ways to load it, best first, never none.
+def choose(spec: ModelSpec, settings: Settings, registry: Registry, fit: Fit | None = None) -> list[Choice]:
+    """The ways to load it, best first, never none. `fit`: the terms under which it fits into memory.
 
     Raises ConfigError for a backend that does not exist, UnsupportedError when none reads the format,
     BackendMissingError when those that do lack their runtimes.
     """
-    options = _options(settings.llamacpp, settings.backend.device)
+    options = _options(settings.llamacpp, settings.backend.device, fit)
     refusals: list[GemmaError] = []
     choices = [
-        Choice(name, options, reason) for name, reason in _candidates(spec, settings.backend.name, registry, refusals)
+        Choice(name, options, f"{reason}; {fit}" if fit else reason)
+        for name, reason in _candidates(spec, settings.backend.name, registry, refusals)
     ]
     if choices:
         return choices
@@ -63,14 +66,15 @@ def _cannot_read(spec: ModelSpec, name: str, formats: tuple[str, ...]) -> Unsupp
     )
 
 
-def _options(settings: LlamaCppSettings, device: str) -> LoadOptions:
+def _options(settings: LlamaCppSettings, device: str, fit: Fit | None) -> LoadOptions:
+    terms = fit.terms if fit else wish_of(settings).terms
     return LoadOptions(
-        context_length=settings.context,
-        slots=settings.slots,
-        step_tokens=settings.step_tokens,
+        context_length=terms.context,
+        slots=terms.slots,
+        step_tokens=terms.step_tokens,
         threads=settings.threads,
         device=device,
-        gpu_layers=settings.gpu_layers,
-        flash_attention=settings.flash_attention,
-        kv_type=settings.kv_type,
+        gpu_layers=terms.gpu_layers,
+        flash_attention=terms.flash_attention,
+        kv_type=terms.kv_type,
     )

@@ -15,6 +15,7 @@ from gemma_mcp.engine.metrics import Metrics
 from gemma_mcp.engine.model import LoadedModel, open_model
 from gemma_mcp.engine.registry import Registry
 from gemma_mcp.engine.residency import Residency, Resident
+from gemma_mcp.engine.room import MemoryRoom
 from gemma_mcp.engine.selector import Choice, choose
 from gemma_mcp.engine.specs import Specs
 from gemma_mcp.errors import LoadFailedError
@@ -50,12 +51,13 @@ class Service:
     specs: Specs
     residency: Residency
     metrics: Metrics
+    room: MemoryRoom
     activity: Activity = field(default_factory=Activity)
 
     def status(self) -> EngineStatus:
         """This process and its models."""
         state = self.state
-        loaded = [_loaded(resident) for resident in self.residency.residents()]
+        loaded = [_loaded(resident, self.room) for resident in self.residency.residents()]
         loading = [LoadedStatus(model=name, loading=done) for name, done in self.residency.loading().items()]
         return EngineStatus(
             pid=state.pid,
@@ -68,7 +70,7 @@ class Service:
         )
 
 
-def _loaded(resident: Resident) -> LoadedStatus:
+def _loaded(resident: Resident, room: MemoryRoom) -> LoadedStatus:
     info, stats = resident.model.info, resident.model.stats
     return LoadedStatus(
         model=resident.spec.name,
@@ -80,30 +82,35 @@ def _loaded(resident: Resident) -> LoadedStatus:
         context_length=info.context_length,
         images=info.images,
         fim=info.fim is not None,
+        fit=str(room.fit(resident.spec) or ""),
     )
 
 
 @asynccontextmanager
 async def open_service(settings: Settings, places: Places, state: EngineState) -> AsyncGenerator[Service]:
     """The service of an engine; leaving unloads its models."""
+    registry = Registry.installed()
+    room = MemoryRoom(settings, registry)
     residency = Residency(
-        _Opener(settings, places, Registry.installed()).open,
+        _Opener(settings, places, registry, room).open,
         keep_alive=settings.engine.keep_alive,
         max_models=settings.engine.max_models,
+        room=room,
         on_unload=lambda resident: metrics.unloaded(resident),
     )
     metrics = Metrics(residency.residents)
     async with residency:
-        yield Service(settings, state, Specs(settings, places), residency, metrics)
+        yield Service(settings, state, Specs(settings, places), residency, metrics, room)
 
 
 class _Opener:
     """Loads a model by the first way that works."""
 
-    def __init__(self, settings: Settings, places: Places, registry: Registry) -> None:
+    def __init__(self, settings: Settings, places: Places, registry: Registry, room: MemoryRoom) -> None:
         self._settings = settings
         self._places = places
         self._registry = registry
+        self._room = room
 
     @asynccontextmanager
     async def open(self, spec: ModelSpec, on_progress: Callable[[float], None]) -> AsyncGenerator[LoadedModel]:
@@ -112,7 +119,8 @@ class _Opener:
             yield await self._first(stack, spec, on_progress)
 
     async def _first(self, stack: AsyncExitStack, spec: ModelSpec, on_progress: Callable[[float], None]) -> LoadedModel:
-        choices = choose(spec, self._settings, self._registry)
+        choices = choose(spec, self._settings, self._registry, self._room.fit(spec))
+        logger.info("%s: %s", spec.name, choices[0].reason)
         for choice in choices[:-1]:
             try:
                 return await self._by(stack, choice, spec, on_progress)

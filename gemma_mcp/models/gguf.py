@@ -86,6 +86,21 @@ class GgufHeader:
             return None
         return value
 
+    def length(self, key: str) -> int:
+        """How many elements an array of the metadata has, 0 when there is none of that name."""
+        value = self.metadata.get(key)
+        return value.length if isinstance(value, Array) else 0
+
+    def per_layer(self, key: str, layers: int, default: int = 0) -> tuple[int, ...]:
+        """Whole numbers, one for each layer: those of an array, or one number for all. Truth values count as 0 and 1.
+
+        `default` stands for what is missing or is no whole number.
+        """
+        value = self.metadata.get(key)
+        given = value.values if isinstance(value, Array) else (value,) * layers
+        whole = [one if isinstance(one, int) else default for one in given[:layers]]
+        return (*whole, *[default] * (layers - len(whole)))
+
 
 class Malformed(Exception):  # noqa: N818
     """What is wrong with a file; never leaves this module."""

@@ -160,7 +160,7 @@ def _map_files(caller: Caller, settings: Settings, policy: PathPolicy, places: P
     limits = settings.map
     return MapFiles(
         caller,
-        BulkCaller(caller, limits.at_once or settings.llamacpp.slots + min(2, settings.engine.queue_limit)),
+        BulkCaller(caller, limits.at_once or settings.llamacpp.wanted_slots + min(2, settings.engine.queue_limit)),
         FileSources(TextFiles(policy, limits.max_file_bytes, limits.max_files), limits.max_files),
         ResultFolder.configured(places.maps, limits),
         ResultCache.configured(places.maps, limits),

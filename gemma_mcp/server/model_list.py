@@ -47,7 +47,7 @@ class ModelList:
         if model.problem:
             return (self._name(model.name), "cannot be loaded", "", "", "", "", "")
         ready = loaded if loaded is not None and loaded.loading is None else None
-        limit = self.settings.llamacpp.context
+        limit = self.settings.llamacpp.wanted_context
         context = ready.context_length if ready else min(model.context_length or limit, limit)
         images, fim = (ready.images, ready.fim) if ready else (model.images, model.fim)
         name, size = self._name(model.name), _size(model.size_bytes)

@@ -30,6 +30,7 @@ NOT_RUN_HERE = {
     'gemma-mcp chat --continue "And shorter?"': "run by tests/cli/test_chat_command.py",
     "gemma-mcp sessions show s-4f1c09aa": "needs a session; run by tests/cli/test_sessions_command.py",
     "gemma-mcp sessions delete s-4f1c09aa": "needs a session; run by tests/cli/test_sessions_command.py",
+    "gemma-mcp bench --synthetic gemma-3-1b": "takes an hour; run small by tests/cli/test_bench_command.py",
     "claude mcp add gemma -e GEMMA_MCP_MODEL_DEFAULT=/path/to/gemma-3-4b-it-Q4_0.gguf "
     '-- "$PWD/.venv/bin/python" -m gemma_mcp': "needs a model that is downloaded; run without one by tests/clients",
 }

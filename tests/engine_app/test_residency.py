@@ -1,11 +1,12 @@
 """Which models are in memory, with real workers."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from gemma_mcp.chat.messages import Message
@@ -15,7 +16,8 @@ from gemma_mcp.engine.intake import Wanted
 from gemma_mcp.engine.metrics import Metrics
 from gemma_mcp.engine.model import LoadedModel, open_model
 from gemma_mcp.engine.residency import Residency, Resident
-from gemma_mcp.errors import LoadFailedError, UnsupportedError
+from gemma_mcp.engine.room import Room
+from gemma_mcp.errors import LoadFailedError, ModelTooLargeError, UnsupportedError
 from gemma_mcp.types import Event, Finished, GenerationRequest, Media, Priority, Text
 from gemma_mcp.wire import ChatCompletionRequest, ChatMessage, CompletionRequest, ModelCard
 
@@ -57,14 +59,20 @@ def loader(tmp_path: Path) -> Loader:
 
 @asynccontextmanager
 async def residency(
-    loader: Loader, keep_alive: float = LONG, max_models: int = 2, unloaded: list[str] | None = None
+    loader: Loader,
+    keep_alive: float = LONG,
+    max_models: int = 2,
+    unloaded: list[str] | None = None,
+    room: Room | None = None,
 ) -> AsyncGenerator[Residency]:
     def note(resident: Resident) -> None:
         if unloaded is not None:
             unloaded.append(resident.spec.name)
 
     with anyio.fail_after(60):
-        async with Residency(loader.open, keep_alive=keep_alive, max_models=max_models, on_unload=note) as memory:
+        async with Residency(
+            loader.open, keep_alive=keep_alive, max_models=max_models, room=room, on_unload=note
+        ) as memory:
             yield memory
 
 
@@ -258,3 +266,100 @@ async def test_the_priority_of_a_request_reaches_the_model(
         await generate(call, ECHO, memory, Metrics(list), listener)
     assert [request.priority for request in seen] == [priority]
     assert isinstance(listener.events[-1], Finished)
+
+
+class Sizes:
+    """A room of so many units, in which every model takes a number of them by its name."""
+
+    def __init__(self, total: int, **sizes: int) -> None:
+        self.total = total
+        self.sizes = sizes
+        self.held: dict[Hashable, int] = {}
+        self.settled: list[Hashable] = []
+
+    async def claim(self, key: Hashable, spec: ModelSpec, *, coming: bool, others: bool) -> bool:
+        size = self.sizes[spec.name]
+        if size > self.total:
+            raise ModelTooLargeError(spec.name, str(size), str(self.total), "Take a smaller one.")
+        await anyio.lowlevel.checkpoint()
+        if size > self.total - sum(self.held.values()):
+            assert others
+            return False
+        self.held[key] = size
+        return True
+
+    def settle(self, key: Hashable, resident: Callable[[], int]) -> None:
+        assert resident() > 0
+        self.settled.append(key)
+
+    def release(self, key: Hashable) -> None:
+        self.held.pop(key, None)
+
+
+async def test_idle_models_leave_until_the_newcomer_fits_the_least_recently_used_first(loader: Loader) -> None:
+    room = Sizes(10, echo=3, other=3, third=6)
+    async with residency(loader, max_models=0, room=room) as memory:
+        for spec in (OTHER, ECHO):
+            async with memory.lease(spec, ignore):
+                pass
+        assert len(room.settled) == 2
+        async with memory.lease(THIRD, ignore):
+            assert loader.closed == ["other"]
+            assert sorted(room.held.values()) == [3, 6]
+        async with memory.lease(OTHER, ignore):
+            assert loader.closed == ["other", "echo"]
+        room.total = 9
+        room.sizes["echo"] = 9
+        async with memory.lease(ECHO, ignore):
+            assert loader.closed == ["other", "echo", "third", "other"]
+    assert room.held == {}
+
+
+async def test_as_many_models_stay_as_there_is_memory_for(loader: Loader) -> None:
+    async with residency(loader, max_models=0, room=Sizes(9, echo=3, other=3, third=3)) as memory:
+        for spec in (ECHO, OTHER, THIRD):
+            async with memory.lease(spec, ignore):
+                pass
+        assert loader.closed == []
+        assert len(memory.residents()) == 3
+
+
+async def test_a_newcomer_waits_for_the_memory_of_a_model_that_works(loader: Loader) -> None:
+    order: list[str] = []
+
+    async def newcomer(memory: Residency) -> None:
+        async with memory.lease(OTHER, ignore):
+            order.append("other")
+
+    room = Sizes(5, echo=3, other=3)
+    async with residency(loader, max_models=0, room=room) as memory, anyio.create_task_group() as tasks:
+        async with memory.lease(ECHO, ignore):
+            tasks.start_soon(newcomer, memory)
+            await until(lambda: "other" in memory.loading())
+            order.append("echo")
+        await until(lambda: len(order) == 2)
+    assert order == ["echo", "other"]
+
+
+async def test_a_model_that_can_never_fit_is_refused_and_drives_nobody_out(loader: Loader) -> None:
+    async with residency(loader, max_models=0, room=Sizes(5, echo=3, other=6)) as memory:
+        async with memory.lease(ECHO, ignore):
+            pass
+        with pytest.raises(ModelTooLargeError, match="'other' does not fit into memory: it needs 6; 5"):
+            async with memory.lease(OTHER, ignore):
+                pass
+        assert loader.opened == ["echo"]
+        assert loader.closed == []
+
+
+async def test_memory_of_a_load_that_failed_is_free_again(loader: Loader) -> None:
+    room = Sizes(3, echo=3, other=3)
+    loader.error = LoadFailedError("echo", "the disk is gone", "Plug it in.")
+    async with residency(loader, max_models=0, room=room) as memory:
+        with pytest.raises(LoadFailedError):
+            async with memory.lease(ECHO, ignore):
+                pass
+        assert room.held == {}
+        loader.error = None
+        async with memory.lease(OTHER, ignore):
+            assert loader.opened == ["echo", "other"]
