@@ -130,7 +130,7 @@ def estimate(shape: Shape, terms: Terms, encoder: Encoder | None = None) -> Esti
         kv_bytes=_kv(shape, below, terms),
         compute_bytes=_compute(shape, terms) + _work(shape, terms) if below else _inputs(shape, terms),
         encoder_bytes=_encoder(encoder, here=not output_on_gpu),
-        process_bytes=WORKER_BYTES + _vocabulary(shape) + _bookkeeping(shape, terms),
+        process_bytes=WORKER_BYTES + _vocabulary(shape) + _bookkeeping(shape, terms) + _guesses(shape),
     )
     if not output_on_gpu:
         return Estimate(host)
@@ -207,7 +207,7 @@ def _masks(shape: Shape, terms: Terms) -> int:
 
 def _compute(shape: Shape, terms: Terms) -> int:
     """The buffer that a pass's intermediate results share, and the logits that it leaves."""
-    logits = (terms.slots + GUESSED_ROWS) * shape.vocabulary * 4
+    logits = terms.slots * shape.vocabulary * 4
     width = max(_feed_forward(shape), _attention(shape, terms)) + shape.layer_inputs
     if shape.streams > 1:
         width += shape.hidden * shape.streams
@@ -240,7 +240,7 @@ def _work(shape: Shape, terms: Terms) -> int:
 def _inputs(shape: Shape, terms: Terms) -> int:
     """What the machine itself prepares for a GPU's pass, and the logits that come back."""
     prepared = _tokens(shape, terms) * (shape.hidden + shape.layer_inputs) * 4
-    return _masks(shape, terms) + prepared + (terms.slots + GUESSED_ROWS) * shape.vocabulary * 4
+    return _masks(shape, terms) + prepared + terms.slots * shape.vocabulary * 4
 
 
 def _encoder(encoder: Encoder | None, *, here: bool) -> int:
@@ -249,6 +249,11 @@ def _encoder(encoder: Encoder | None, *, here: bool) -> int:
 
 def _vocabulary(shape: Shape) -> int:
     return shape.vocabulary * TOKEN_BYTES + shape.merges * MERGE_BYTES
+
+
+def _guesses(shape: Shape) -> int:
+    """The logits by which guesses are checked."""
+    return GUESSED_ROWS * shape.vocabulary * 4
 
 
 def _bookkeeping(shape: Shape, terms: Terms) -> int:

@@ -150,6 +150,7 @@ def test_a_model_that_fits_under_no_settings_is_said_to_be_too_large() -> None:
 
 def test_the_settings_say_what_may_be_given_up() -> None:
     common = {"threads": 0, "gpu_layers": -1, "step_tokens": 2048, "prefill_chunk": 256, "flash_attention": True}
+    common |= {"checkpoint_bytes": 0, "decode_stretch": 2.7, "speculate": True}
     chosen = LlamaCppSettings.model_validate({**common, "context": 0, "slots": 0, "kv_type": "auto"})
     assert wish_of(chosen) == OPEN
     fixed = LlamaCppSettings.model_validate({**common, "gpu_layers": 0, "context": 4096, "slots": 2, "kv_type": "q8_0"})
