@@ -78,6 +78,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How the next token is chosen. Defaults: Google's for Gemma 3 and 4; everything beyond them is off.
 
     `temperature` 0 means greedy. `seed` None means a random one. `logit_bias` holds (token id, bias) pairs.
+    With H the entropy of the distribution after top-k, `eta_cutoff` E cuts tokens less likely than
+    min(E, sqrt(E) * exp(-H)), and `edt_theta` makes the temperature `temperature * edt_base ** (edt_theta / H)`.
     """
 
     temperature: float = 1.0
@@ -101,6 +103,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     mirostat_eta: float = 0.1
     dynatemp_range: float = 0.0
     dynatemp_exponent: float = 1.0
+    eta_cutoff: float = 0.0
+    edt_theta: float = 0.0
+    edt_base: float = 0.8
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
 
