@@ -27,6 +27,7 @@ __all__ = [
     "TokenLogprob",
     "Tokens",
     "Usage",
+    "choice_seed",
 ]
 
 FinishReason = Literal["stop", "length", "deadline", "cancelled", "tool_calls"]
@@ -108,6 +109,19 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     edt_base: float = 0.8
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+def choice_seed(seed: int, index: int) -> int:
+    """The seed of one of several replies to a prompt, 32 bits: the first has the seed itself.
+
+    The finalizer of splitmix64 keeps those of neighbouring seeds apart.
+    """
+    if not index:
+        return seed
+    mixed = (seed + index * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (mixed ^ (mixed >> 31)) & 0xFFFFFFFF
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -122,7 +122,7 @@ class GenerationOptions(WireModel):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     stop: str | tuple[str, ...] | None = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
 
