@@ -28,6 +28,7 @@ __all__ = [
     "TokenLogprob",
     "Tokens",
     "Usage",
+    "choice_seed",
 ]
 
 FinishReason = Literal["stop", "length", "deadline", "cancelled", "tool_calls"]
@@ -79,6 +80,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How the next token is chosen. Defaults: Google's for Gemma 3 and 4; everything beyond them is off.
 
     `temperature` 0 means greedy. `seed` None means a random one. `logit_bias` holds (token id, bias) pairs.
+    With H the entropy of the distribution after top-k, `eta_cutoff` E cuts tokens less likely than
+    min(E, sqrt(E) * exp(-H)), and `edt_theta` makes the temperature `temperature * edt_base ** (edt_theta / H)`.
     """
 
     temperature: float = 1.0
@@ -102,8 +105,24 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     mirostat_eta: float = 0.1
     dynatemp_range: float = 0.0
     dynatemp_exponent: float = 1.0
+    eta_cutoff: float = 0.0
+    edt_theta: float = 0.0
+    edt_base: float = 0.8
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+def choice_seed(seed: int, index: int) -> int:
+    """The seed of one of several replies to a prompt, 32 bits: the first has the seed itself.
+
+    The finalizer of splitmix64 keeps those of neighbouring seeds apart.
+    """
+    if not index:
+        return seed
+    mixed = (seed + index * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (mixed ^ (mixed >> 31)) & 0xFFFFFFFF
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):

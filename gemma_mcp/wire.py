@@ -3,7 +3,8 @@
 Both sides use these models, so they cannot drift apart. Requests forbid unknown fields: a misspelt one is refused, not
 ignored. Field names and meanings: the OpenAI API reference (chat completions, completions), llama.cpp `tools/server`
 (`return_progress`, `prompt_progress`, `return_tokens`, `timings`, sampling parameters). `deadline_seconds`,
-`priority`, `queue_place` and the `tokens` of a message are ours.
+`priority`, `queue_place`, the `tokens` of a message and three sampling parameters (`eta_cutoff`, `edt_theta`,
+`edt_base`) are ours.
 """
 
 from typing import Annotated, Any, Literal
@@ -121,7 +122,7 @@ class GenerationOptions(WireModel):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     stop: str | tuple[str, ...] | None = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
 
@@ -146,6 +147,9 @@ class GenerationOptions(WireModel):
     mirostat_eta: Annotated[Finite, Field(ge=0, le=100)] | None = None
     dynatemp_range: Annotated[Finite, Field(ge=0, le=100)] | None = None
     dynatemp_exponent: Annotated[Finite, Field(ge=0, le=100)] | None = None
+    eta_cutoff: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    edt_theta: Annotated[Finite, Field(ge=0, le=100)] | None = None
+    edt_base: Annotated[Finite, Field(ge=0.001, le=1)] | None = None
     seed: Seed | None = None
     logit_bias: dict[str, Finite] | None = None
 

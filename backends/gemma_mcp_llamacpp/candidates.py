@@ -1,15 +1,23 @@
 """The candidates for the next token as llama.cpp's samplers take them: (id, logit, probability) for the vocabulary."""
 
 import ctypes
+from typing import Any
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "view"]
 
 _LAYOUT = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """llama_token_data."""
+
+
+def view(array: "llama_cpp.llama_token_data_array") -> NDArray[Any]:
+    """The candidates in an array of llama.cpp's own: `id`, `logit` and `p`, not copied. Valid as long as it is."""
+    address = ctypes.cast(array.data, ctypes.c_void_p).value or 0
+    memory = (ctypes.c_char * (array.size * _LAYOUT.itemsize)).from_address(address)
+    return np.frombuffer(memoryview(memory), _LAYOUT)
 
 
 class Candidates:

@@ -1,4 +1,4 @@
-"""How a slot chooses its next token: a chain of llama.cpp's samplers, a grammar, log-probabilities.
+"""How a slot chooses its next token: a chain of llama.cpp's samplers and ours, a grammar, log-probabilities.
 
 Order: what needs the whole vocabulary and was asked for (bias, penalties, DRY), then top-k, so that everything after it
 sees few candidates, then the truncations, the temperature, and last the sampler that chooses.
@@ -17,6 +17,7 @@ from gemma_mcp.engine.backend import Sampled, SlotOptions
 from gemma_mcp.errors import RequestError
 from gemma_mcp.types import Sampling, TokenLogprob
 from gemma_mcp_llamacpp.candidates import Candidates
+from gemma_mcp_llamacpp.entropy import EntropySamplers
 from gemma_mcp_llamacpp.grammar import CompiledGrammar
 from gemma_mcp_llamacpp.native import Context
 from gemma_mcp_llamacpp.vocabulary import Vocabulary
@@ -43,6 +44,9 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("mirostat_eta", 0, 1e3),
     ("dynatemp_range", 0, 1e3),
     ("dynatemp_exponent", 0, 1e3),
+    ("eta_cutoff", 0, 1),
+    ("edt_theta", 0, 1e3),
+    ("edt_base", 1e-3, 1),
 )
 """llama.cpp takes floats unchecked; outside of these it computes nonsense or aborts."""
 
@@ -64,7 +68,8 @@ class Chooser:
         self._chosen = 0
         self._grammar = None if options.grammar is None else CompiledGrammar(vocabulary, options.grammar)
         self._tentative = self._grammar is not None and (_penalizes(sampling) or sampling.dry_multiplier > 0)
-        self._front = _chain(_transforms(sampling, vocabulary, context_length, self._seed))
+        self._entropy = EntropySamplers(sampling)
+        self._front = _chain(_transforms(sampling, vocabulary, context_length, self._seed, self._entropy))
         self._last = _last(sampling, vocabulary.size, self._seed)
         self._chain = _chain(iter((self._front, self._last)))
         self._replay(options.history)
@@ -85,6 +90,7 @@ class Chooser:
     def close(self) -> None:
         """Free the samplers."""
         llama_cpp.llama_sampler_free(self._chain)  # and what was added to it
+        self._entropy.close()
         if self._grammar is not None:
             self._grammar.close()
 
@@ -148,6 +154,8 @@ def _check(sampling: Sampling, vocab_size: int) -> None:
         value = getattr(sampling, name)
         if not low <= value <= high:
             raise RequestError(f"{name} is {value}, but must be from {low:g} to {high:g}.")
+    if sampling.edt_theta > 0 and sampling.dynatemp_range > 0:
+        raise RequestError("edt_theta and dynatemp_range both change the temperature.", "Give one of them.")
     if len(sampling.dry_breakers) > _MAX_BREAKERS:
         raise RequestError(f"dry_breakers has {len(sampling.dry_breakers)} entries; {_MAX_BREAKERS} are allowed.")
     for token, bias in sampling.logit_bias:
@@ -179,14 +187,22 @@ def _chain(samplers: Iterator["llama_cpp.llama_sampler_p"]) -> "llama_cpp.llama_
 
 
 def _transforms(
-    sampling: Sampling, vocabulary: Vocabulary, context_length: int, seed: int
+    sampling: Sampling, vocabulary: Vocabulary, context_length: int, seed: int, entropy: EntropySamplers
 ) -> Iterator["llama_cpp.llama_sampler_p"]:
     yield from _penalties(sampling, vocabulary, context_length)
     if sampling.temperature == 0:
         return  # greedy: truncations keep the likeliest token
-    if not sampling.mirostat:
-        yield from _truncations(sampling, vocabulary.size, seed)
-    if sampling.dynatemp_range > 0:
+    if sampling.mirostat:
+        yield from entropy.measurement()
+    else:
+        yield from _truncations(sampling, vocabulary.size, seed, entropy)
+    yield from _temperature(sampling, entropy)
+
+
+def _temperature(sampling: Sampling, entropy: EntropySamplers) -> Iterator["llama_cpp.llama_sampler_p"]:
+    if entropy.tempers:
+        yield from entropy.temperature()
+    elif sampling.dynatemp_range > 0:
         yield llama_cpp.llama_sampler_init_temp_ext(
             sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
         )
@@ -222,9 +238,13 @@ def _penalties(
         )
 
 
-def _truncations(sampling: Sampling, vocab_size: int, seed: int) -> Iterator["llama_cpp.llama_sampler_p"]:
+def _truncations(
+    sampling: Sampling, vocab_size: int, seed: int, entropy: EntropySamplers
+) -> Iterator["llama_cpp.llama_sampler_p"]:
     if 0 < sampling.top_k < vocab_size:
         yield llama_cpp.llama_sampler_init_top_k(sampling.top_k)
+    yield from entropy.measurement()
+    yield from entropy.truncation()
     if sampling.typical_p < 1:
         yield llama_cpp.llama_sampler_init_typical(sampling.typical_p, 1)
     if sampling.top_p < 1:

@@ -16,7 +16,7 @@ import gemma_mcp
 from gemma_mcp.engine.answers import GenerationResponse
 from gemma_mcp.engine.generation import Call, Render, chat_prompt, completion_prompt, generate
 from gemma_mcp.engine.guard import Counted, Guarded, error_response, json_response
-from gemma_mcp.engine.intake import logprobs_of, messages_of, parse, refuse_long, wanted_of
+from gemma_mcp.engine.intake import choices_of, logprobs_of, messages_of, parse, refuse_long, wanted_of
 from gemma_mcp.engine.metrics import CONTENT_TYPE
 from gemma_mcp.engine.replies import Kind, Shape
 from gemma_mcp.engine.service import Service
@@ -173,7 +173,8 @@ class _Routes:
             wanted = await anyio.to_thread.run_sync(wanted_of, options)
         call = Call(options, render, wanted, max_tokens, logprobs_of(options), received)
         work = partial(generate, call, spec, service.residency, service.metrics)
-        shape = Shape(kind, spec.name, stream=options.stream, tokens=options.return_tokens)
+        count = choices_of(options)
+        shape = Shape(kind, spec.name, stream=options.stream, tokens=options.return_tokens, choices=count)
         return GenerationResponse(work, shape, options, wanted.validate, service.activity)
 
     async def _parsed(self, kind: type[R], request: Request) -> R:

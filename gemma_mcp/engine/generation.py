@@ -11,12 +11,13 @@ import anyio.to_thread
 from gemma_mcp.chat.fim import fim_segments
 from gemma_mcp.chat.messages import Message
 from gemma_mcp.engine.backend import ModelSpec
+from gemma_mcp.engine.choices import follow, requests_of
 from gemma_mcp.engine.intake import Wanted, sampling_of, stops_of
 from gemma_mcp.engine.metrics import Metrics
 from gemma_mcp.engine.replies import Reply
 from gemma_mcp.engine.residency import OnLoading, Residency, Resident
 from gemma_mcp.errors import DeadlineError, RequestError, UnsupportedError
-from gemma_mcp.types import Finished, GenerationRequest, Media, Segment, Text
+from gemma_mcp.types import Event, Finished, GenerationRequest, Media, Segment, Text
 from gemma_mcp.wire import CompletionRequest, GenerationOptions
 
 __all__ = ["Call", "Render", "chat_prompt", "completion_prompt", "generate"]
@@ -83,13 +84,17 @@ async def generate(call: Call, spec: ModelSpec, residency: Residency, metrics: M
     async with AsyncExitStack() as stack:
         resident = await _leased(stack, call, residency, spec, reply.loading)
         request = await _request(call, resident)
-        events = await stack.enter_async_context(resident.model.stream(request))
+        asked = requests_of(request, call.options.n or 1)
+        streams = [await stack.enter_async_context(resident.model.stream(one)) for one in asked]
         card = resident.card
-        await reply.started(card)
-        async for event in events:
+
+        async def tell(event: Event, index: int) -> None:
             if isinstance(event, Finished):
                 metrics.finished(card.model, event)
-            await reply.event(event)
+            await reply.event(event, index)
+
+        await reply.started(card)
+        await follow(streams, tell)
 
 
 async def _leased(

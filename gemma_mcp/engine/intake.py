@@ -25,7 +25,17 @@ from gemma_mcp.wire import (
     WireModel,
 )
 
-__all__ = ["Wanted", "logprobs_of", "messages_of", "parse", "refuse_long", "sampling_of", "stops_of", "wanted_of"]
+__all__ = [
+    "Wanted",
+    "choices_of",
+    "logprobs_of",
+    "messages_of",
+    "parse",
+    "refuse_long",
+    "sampling_of",
+    "stops_of",
+    "wanted_of",
+]
 
 R = TypeVar("R", bound=WireModel)
 
@@ -139,6 +149,14 @@ def stops_of(options: GenerationOptions) -> tuple[str, ...]:
     if len(stops) > MAX_STOPS:
         raise RequestError(f"`stop` holds {len(stops)} strings.", f"Give at most {MAX_STOPS}.")
     return stops
+
+
+def choices_of(request: ChatCompletionRequest | CompletionRequest) -> int:
+    """How many replies are wanted. Raises RequestError for what is told of one reply only."""
+    count = request.n or 1
+    if count > 1 and request.return_tokens:
+        raise RequestError("`return_tokens` tells the tokens of one reply.", "Leave `n` out, or `return_tokens`.")
+    return count
 
 
 def logprobs_of(request: ChatCompletionRequest | CompletionRequest) -> int | None:

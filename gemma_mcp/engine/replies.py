@@ -2,8 +2,12 @@
 
 import time
 import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gemma_mcp.engine.choices import total_of
 from gemma_mcp.errors import GemmaError, RequestError, describe
 from gemma_mcp.types import Delta, Event, Finished, Prefill, Queued, Timings, TokenLogprob, Usage
 from gemma_mcp.wire import (
@@ -18,7 +22,7 @@ from gemma_mcp.wire import (
     WireUsage,
 )
 
-__all__ = ["Kind", "Reply", "Shape", "dump", "error_body"]
+__all__ = ["Kind", "Reply", "Shape", "Told", "dump", "error_body"]
 
 Kind = Literal["chat", "text"]
 
@@ -40,10 +44,22 @@ def error_body(error: GemmaError, status: int | None = None) -> ErrorBody:
     )
 
 
-class Shape:
-    """One reply's identity on the wire, and how its parts look there. `tokens`: whether its token ids are told."""
+@dataclass(frozen=True)
+class Told:
+    """What one choice came to."""
 
-    def __init__(self, kind: Kind, model: str, *, stream: bool, tokens: bool = False) -> None:
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    ended: Finished
+
+
+class Shape:
+    """One reply's identity on the wire, and how its parts look there. `tokens`: whether its token ids are told;
+    `choices`: how many replies to the prompt are parts of it.
+    """
+
+    def __init__(self, kind: Kind, model: str, *, stream: bool, tokens: bool = False, choices: int = 1) -> None:
+        self.choices = choices
         self._kind = kind
         self._tokens = tokens
         self._common: dict[str, Any] = {
@@ -53,16 +69,16 @@ class Shape:
             "model": model,
         }
         self._started = time.monotonic()
-        self._offset = 0
+        self._offsets: defaultdict[int, int] = defaultdict(int)
 
     def loading(self, fraction: float) -> ChatCompletion:
         """The model is being loaded."""
         return self._chunk(loading=round(fraction, 4))
 
-    def opening(self, card: ModelCard) -> ChatCompletion:
-        """The first chunk of a stream: who answers."""
+    def opening(self, card: ModelCard, index: int) -> ChatCompletion:
+        """The first chunk of a choice: who answers."""
         role = {"role": "assistant", "content": ""} if self._kind == "chat" else {}
-        return self._chunk(gemma=card, choices=(self._part(role, ""),))
+        return self._chunk(gemma=card, choices=(self._part(role, "", index),))
 
     def progress(self, event: Queued | Prefill) -> ChatCompletion:
         """A place in the queue, or a part of the prompt."""
@@ -74,47 +90,50 @@ class Shape:
         )
         return self._chunk(prompt_progress=done)
 
-    def delta(self, event: Delta, generated: int | None) -> ChatCompletion:
+    def delta(self, event: Delta, index: int, generated: int | None) -> ChatCompletion:
         """New text; `generated`: tokens so far, for those who want to know."""
         told = {} if generated is None else {"generated": generated}
-        extra = {"logprobs": self.logprobs(event.logprobs)} if event.logprobs else {}
-        return self._chunk(choices=(self._part({"content": event.text}, event.text, **extra),), **told)
+        extra = {"logprobs": self.logprobs(event.logprobs, index)} if event.logprobs else {}
+        return self._chunk(choices=(self._part({"content": event.text}, event.text, index, **extra),), **told)
 
-    def ending(self, event: Finished, card: ModelCard) -> ChatCompletion:
-        """The last chunk with a choice."""
-        part = self._part({}, "", finish_reason=event.reason)
+    def ending(self, event: Finished, index: int, card: ModelCard) -> ChatCompletion:
+        """The last chunk of a choice."""
+        part = self._part({}, "", index, finish_reason=event.reason)
         told = timings(event.usage, event.timings)
         return self._chunk(choices=(part,), timings=told, gemma=card, **self._ids(event))
 
-    def usage(self, event: Finished) -> ChatCompletion:
+    def usage(self, ended: Sequence[Finished]) -> ChatCompletion:
         """The chunk that `include_usage` asks for."""
-        return self._chunk(usage=usage(event.usage), choices=())
+        return self._chunk(usage=usage(total_of(ended).usage), choices=())
 
-    def whole(self, text: str, logprobs: tuple[TokenLogprob, ...], event: Finished, card: ModelCard) -> ChatCompletion:
+    def whole(self, told: Sequence[Told], card: ModelCard) -> ChatCompletion:
         """A reply in one piece."""
-        body: dict[str, Any] = {"text": text}
-        if self._kind == "chat":
-            body = {"message": ReplyMessage(role="assistant", content=text)}
-        found = self.logprobs(logprobs) if logprobs else None
-        choice = Choice(index=0, finish_reason=event.reason, logprobs=found, **body)
+        total = total_of([one.ended for one in told])
         return ChatCompletion(
             **self._common,
-            choices=(choice,),
-            usage=usage(event.usage),
-            timings=timings(event.usage, event.timings),
+            choices=tuple(self._choice(one, index) for index, one in enumerate(told)),
+            usage=usage(total.usage),
+            timings=timings(total.usage, total.timings),
             gemma=card,
-            **self._ids(event),
+            **self._ids(total),
         )
 
-    def logprobs(self, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
-        """In the shape of chat or of plain completions."""
-        return chat_logprobs(tokens) if self._kind == "chat" else self._text_logprobs(tokens)
+    def _choice(self, told: Told, index: int) -> Choice:
+        body: dict[str, Any] = {"text": told.text}
+        if self._kind == "chat":
+            body = {"message": ReplyMessage(role="assistant", content=told.text)}
+        found = self.logprobs(told.logprobs, index) if told.logprobs else None
+        return Choice(index=index, finish_reason=told.ended.reason, logprobs=found, **body)
 
-    def _text_logprobs(self, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    def logprobs(self, tokens: tuple[TokenLogprob, ...], index: int) -> dict[str, Any]:
+        """In the shape of chat or of plain completions."""
+        return chat_logprobs(tokens) if self._kind == "chat" else self._text_logprobs(tokens, index)
+
+    def _text_logprobs(self, tokens: tuple[TokenLogprob, ...], index: int) -> dict[str, Any]:
         offsets: list[int] = []
         for token in tokens:
-            offsets.append(self._offset)
-            self._offset += len(_text(token.piece))
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(_text(token.piece))
         return {
             "tokens": [_text(token.piece) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
@@ -125,9 +144,9 @@ class Shape:
     def _ids(self, event: Finished) -> dict[str, Any]:
         return {"tokens": event.tokens} if self._tokens else {}
 
-    def _part(self, message: dict[str, str], text: str, **extra: Any) -> Choice:
+    def _part(self, message: dict[str, str], text: str, index: int = 0, **extra: Any) -> Choice:
         body: dict[str, Any] = {"delta": ReplyMessage(**message)} if self._kind == "chat" else {"text": text}
-        return Choice(index=0, **{"finish_reason": None, "logprobs": None, **body, **extra})
+        return Choice(index=index, **{"finish_reason": None, "logprobs": None, **body, **extra})
 
     def _chunk(self, **fields: Any) -> ChatCompletion:
         """Without a choice of its own it gets an empty one, since simple clients look at the first without asking."""
@@ -194,6 +213,6 @@ class Reply(Protocol):
         """The request was admitted to this model's queue."""
         ...
 
-    async def event(self, event: Event) -> None:
-        """What came of it."""
+    async def event(self, event: Event, index: int) -> None:
+        """What came of a choice; each ends with Finished."""
         ...

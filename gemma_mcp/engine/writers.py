@@ -1,10 +1,11 @@
 """Who writes a reply: as a stream, in one piece, or only when it has been validated."""
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from gemma_mcp.engine.replies import Reply, Shape, dump
+from gemma_mcp.engine.replies import Reply, Shape, Told, dump
 from gemma_mcp.errors import DeadlineError, InvalidReplyError
 from gemma_mcp.types import Delta, Event, Finished, TokenLogprob
 from gemma_mcp.wire import ChatCompletion, ModelCard
@@ -30,6 +31,7 @@ class StreamWriter:
         self._card = ModelCard(model="")
         self._opened = False
         self._generated = 0
+        self._ended: dict[int, Finished] = {}
 
     async def loading(self, fraction: float) -> None:
         """See Reply."""
@@ -42,32 +44,54 @@ class StreamWriter:
         if self._progress:
             await self._open()
 
-    async def event(self, event: Event) -> None:
+    async def event(self, event: Event, index: int) -> None:
         """See Reply."""
         match event:
             case Delta():
                 self._generated += event.tokens
                 if event.text or event.logprobs or self._progress:
                     await self._open()
-                    await self._send(self._shape.delta(event, self._generated if self._progress else None))
+                    await self._send(self._shape.delta(event, index, self._generated if self._progress else None))
             case Finished():
-                await self._open()
-                await self._send(self._shape.ending(event, self._card))
-                if self._usage:
-                    await self._send(self._shape.usage(event))
-                await self._write(DONE)
+                await self._end(event, index)
             case _:
-                if self._progress:
+                if self._progress and index == 0:  # the others wait for its prompt
                     await self._send(self._shape.progress(event))
+
+    async def _end(self, event: Finished, index: int) -> None:
+        await self._open()
+        await self._send(self._shape.ending(event, index, self._card))
+        self._ended[index] = event
+        if len(self._ended) < self._shape.choices:
+            return
+        if self._usage:
+            await self._send(self._shape.usage([self._ended[index] for index in sorted(self._ended)]))
+        await self._write(DONE)
 
     async def _open(self) -> None:
         """Late if it may be: an error before the first chunk still gets an HTTP status of its own."""
         if not self._opened:
             self._opened = True
-            await self._send(self._shape.opening(self._card))
+            for index in range(self._shape.choices):
+                await self._send(self._shape.opening(self._card, index))
 
     async def _send(self, chunk: ChatCompletion) -> None:
         await self._write(sse(dump(chunk)))
+
+
+class _Gathered:
+    """Texts and log-probabilities of a choice so far."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+
+    def take(self, event: Delta) -> None:
+        self._texts.append(event.text)
+        self._logprobs += event.logprobs
+
+    def told(self, ended: Finished) -> Told:
+        return Told("".join(self._texts), tuple(self._logprobs), ended)
 
 
 class WholeWriter:
@@ -76,8 +100,8 @@ class WholeWriter:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self._card = ModelCard(model="")
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
+        self._gathered = [_Gathered() for _ in range(shape.choices)]
+        self._told: dict[int, Told] = {}
         self.reply: ChatCompletion | None = None
 
     async def loading(self, fraction: float) -> None:
@@ -87,13 +111,14 @@ class WholeWriter:
         """See Reply."""
         self._card = card
 
-    async def event(self, event: Event) -> None:
+    async def event(self, event: Event, index: int) -> None:
         """See Reply."""
         if isinstance(event, Delta):
-            self._texts.append(event.text)
-            self._logprobs += event.logprobs
+            self._gathered[index].take(event)
         elif isinstance(event, Finished):
-            self.reply = self._shape.whole("".join(self._texts), tuple(self._logprobs), event, self._card)
+            self._told[index] = self._gathered[index].told(event)
+            if len(self._told) == self._shape.choices:
+                self.reply = self._shape.whole([self._told[index] for index in sorted(self._told)], self._card)
 
 
 class CheckedWriter:
@@ -105,8 +130,7 @@ class CheckedWriter:
     def __init__(self, inner: Reply, validate: Callable[[str], None]) -> None:
         self._inner = inner
         self._validate = validate
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
+        self._gathered: defaultdict[int, _Gathered] = defaultdict(_Gathered)
 
     async def loading(self, fraction: float) -> None:
         """See Reply."""
@@ -116,27 +140,26 @@ class CheckedWriter:
         """See Reply."""
         await self._inner.started(card)
 
-    async def event(self, event: Event) -> None:
+    async def event(self, event: Event, index: int) -> None:
         """See Reply. Raises InvalidReplyError or, when time was up, DeadlineError."""
         if isinstance(event, Delta):
-            self._texts.append(event.text)
-            self._logprobs += event.logprobs
+            self._gathered[index].take(event)
             event = msgspec.structs.replace(event, text="", logprobs=())
         elif isinstance(event, Finished):
-            await self._inner.event(self._checked(event))
-        await self._inner.event(event)
+            await self._inner.event(self._checked(self._gathered[index].told(event)), index)
+        await self._inner.event(event, index)
 
-    def _checked(self, event: Finished) -> Delta:
-        text = "".join(self._texts)
-        if event.reason == "length":
+    def _checked(self, told: Told) -> Delta:
+        tokens = told.ended.usage.completion_tokens
+        if told.ended.reason == "length":
             raise InvalidReplyError(
-                f"The reply was cut after {event.usage.completion_tokens} tokens, before its JSON was complete.",
+                f"The reply was cut after {tokens} tokens, before its JSON was complete.",
                 "Raise max_tokens, or ask for less.",
             )
-        if event.reason == "deadline":
+        if told.ended.reason == "deadline":
             raise DeadlineError(
-                f"Time was up after {event.usage.completion_tokens} tokens, before the reply's JSON was complete.",
+                f"Time was up after {tokens} tokens, before the reply's JSON was complete.",
                 "Allow more time, or ask for less.",
             )
-        self._validate(text)
-        return Delta(text, 0, tuple(self._logprobs))
+        self._validate(told.text)
+        return Delta(told.text, 0, told.logprobs)

@@ -67,6 +67,7 @@ class Options:
     stop: Sequence[str] | None = None
     json_schema: dict[str, Any] | str | None = None
     return_tokens: bool = False
+    logprobs: bool = False
     priority: Priority = "interactive"
 
 
@@ -111,7 +112,8 @@ class Caller:
     async def ask(self, progress: Speaker, messages: Sequence[ChatMessage], options: Options) -> Reply:
         """As `chat`, for one of several questions of a call, which share their progress messages."""
         refuse_size(sum(map(size_of, messages)), self._settings.max_prompt_bytes)
-        request = ChatCompletionRequest(messages=tuple(messages), **self._options(options))
+        asked = {"logprobs": True} if options.logprobs else {}
+        request = ChatCompletionRequest(messages=tuple(messages), **asked, **self._options(options))
         return await self._run(progress, self._engines.chat, request, options)
 
     async def insert(self, context: Context, prefix: str, suffix: str, options: Options) -> Reply:

@@ -24,6 +24,7 @@ from gemma_mcp.server.output import OutputFile, OutputFolder
 from gemma_mcp.server.overflow import Task, explained_overflow, work_through
 from gemma_mcp.server.replies import Reply, TimeBox
 from gemma_mcp.server.results import result_of
+from gemma_mcp.server.samples import Choose, Samples, best_sample
 from gemma_mcp.server.tool import ADDS_FILES, READS_ONLY, REPLACES_FILES, GemmaTool
 
 __all__ = ["generate_text_tool"]
@@ -75,6 +76,22 @@ class GenerateTextArguments(Arguments):
     ] = None
     seed: Annotated[int | None, Field(ge=0, le=0xFFFFFFFF, description="Makes sampling repeatable.")] = None
     json_schema: JsonSchema = None
+    samples: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            le=8,
+            description="Answer so many times from one reading of the prompt and give back one answer, by `choose`. "
+            "`temperature` is 1 then unless given.",
+        ),
+    ] = None
+    choose: Annotated[
+        Choose | None,
+        Field(
+            description="With `samples`: 'likeliest' (the default) gives the answer that the model was surest of; "
+            "'vote' the most frequent one, for short answers and JSON, and says how many agree."
+        ),
+    ] = None
     model: ModelName = None
     max_seconds: MaxSeconds = None
 
@@ -117,14 +134,28 @@ class GenerateText:
 
     async def generate_text(self, context: Context, given: GenerateTextArguments) -> CallToolResult:
         """The body of the tool."""
+        samples = _samples(given)
         box = self._caller.box(given.max_seconds)
         output = await self._output(given)
         read = await box.within(self._files.read(given.files or []), "The files were not read yet")
         task = Task(given.prompt, given.system, read)
-        reply = await _reply(self._caller, context, task, given.overflow, _options(box, given))
+        reply = await self._reply(context, task, given.overflow, _options(box, given), samples)
         notes = tuple(file.note for file in read if file.note)
         shown = reply if output is None else await _written(reply, output)
         return result_of(shown, notes=notes, read=[file.text for file in read])
+
+    async def _reply(
+        self, context: Context, task: Task, overflow: str, options: Options, samples: Samples | None
+    ) -> Reply:
+        if overflow == "chunk" and task.files:
+            return await work_through(self._caller, context, task, options)
+        messages = task.messages(task.files)
+        try:
+            if samples is not None:
+                return await best_sample(self._caller, context, messages, options, samples)
+            return await self._caller.chat(context, messages, options)
+        except ContextOverflowError as error:
+            raise await explained_overflow(self._caller, error, task.files, options, chunks=samples is None) from None
 
     async def _output(self, given: GenerateTextArguments) -> OutputFile | None:
         """The file to write, refused before a model works for nothing."""
@@ -154,13 +185,18 @@ async def _written(reply: Reply, output: OutputFile) -> Reply:
     return replace(reply, text=digest)
 
 
-async def _reply(caller: Caller, context: Context, task: Task, overflow: str, options: Options) -> Reply:
-    if overflow == "chunk" and task.files:
-        return await work_through(caller, context, task, options)
-    try:
-        return await caller.chat(context, task.messages(task.files), options)
-    except ContextOverflowError as error:
-        raise await explained_overflow(caller, error, task.files, options, chunks=True) from None
+def _samples(given: GenerateTextArguments) -> Samples | None:
+    """Refused where all answers would be equal, or none would be an answer to the whole."""
+    if given.samples is None:
+        if given.choose is not None:
+            raise RequestError("`choose` was given without `samples`.", "Say how many answers to choose from.")
+        return None
+    if given.temperature == 0 or given.top_k == 1:
+        name = "`temperature` 0" if given.temperature == 0 else "`top_k` 1"
+        raise RequestError(f"With {name} all `samples` would be equal.", "Raise it, or leave `samples` out.")
+    if given.overflow == "chunk":
+        raise RequestError("`samples` does not go with `overflow` 'chunk'.", "Give one of them.")
+    return Samples(given.samples, given.choose or "likeliest")
 
 
 def _options(box: TimeBox, given: GenerateTextArguments) -> Options:

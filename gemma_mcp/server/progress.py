@@ -8,7 +8,9 @@ from typing import Protocol
 
 import anyio
 
-__all__ = ["LONGEST_MESSAGE", "Lead", "Progress", "Speaker", "reporting"]
+from gemma_mcp.server.pace import Pace
+
+__all__ = ["LONGEST_MESSAGE", "Chorus", "Lead", "Progress", "Speaker", "reporting"]
 
 LONGEST_MESSAGE = 200
 """Characters; Claude Code shows no more."""
@@ -25,8 +27,8 @@ Send = Callable[[float, str], Awaitable[None]]
 class Speaker(Protocol):
     """Whoever takes the newest message of a call."""
 
-    def say(self, message: str) -> None:
-        """Replace the message."""
+    def say(self, message: str, tokens: int = 0) -> None:
+        """Replace the message. `tokens`: how many there are of the reply by now."""
         ...
 
 
@@ -37,12 +39,65 @@ class Lead:
     speaker: Speaker
     name: str
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, tokens: int = 0) -> None:
         """Pass the message on, its newest end kept where it gets too long."""
-        room = LONGEST_MESSAGE - len(self.name) - 3
-        head, sign, text = message.rpartition(" · ")
-        text = text if len(message) <= room else "…" + text[1 + len(message) - room :]
-        self.speaker.say(f"{self.name} · {head}{sign}{text}")
+        self.speaker.say(_led(self.name, message), tokens)
+
+
+class Chorus:
+    """Several replies to one prompt at once: the message counts the tokens of all, and those that have ended."""
+
+    def __init__(self, speaker: Speaker, count: int) -> None:
+        self._speaker = speaker
+        self._tokens = [0] * count
+        self._ended = 0
+        self._pace: Pace | None = None
+        self._newest = ""
+
+    def voice(self, index: int) -> "Voice":
+        """What one of them speaks through."""
+        return Voice(self, index)
+
+    def take(self, index: int, message: str, tokens: int) -> None:
+        """One of them has something new to say."""
+        self._tokens[index] = tokens
+        self._newest = message
+        self._say()
+
+    def end(self) -> None:
+        """One of them has ended."""
+        self._ended += 1
+        self._say()
+
+    def _say(self) -> None:
+        total = sum(self._tokens)
+        ended = f"{self._ended} of {len(self._tokens)} samples"
+        if not total:
+            self._speaker.say(_led(ended, self._newest))
+            return
+        self._pace = self._pace or Pace(total)
+        rate = self._pace.rate(total)
+        head = (f"{rate:.0f} tok/s · " if rate else "") + f"{total:,} token{'' if total == 1 else 's'} · {ended}"
+        self._speaker.say(_led(head, self._newest.rpartition(" · ")[2]), total)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One reply of a chorus."""
+
+    chorus: Chorus
+    index: int
+
+    def say(self, message: str, tokens: int = 0) -> None:
+        """See Speaker."""
+        self.chorus.take(self.index, message, tokens)
+
+
+def _led(head: str, message: str) -> str:
+    room = LONGEST_MESSAGE - len(head) - 3
+    start, sign, text = message.rpartition(" · ")
+    text = text if len(message) <= room else "…" + text[1 + len(message) - room :]
+    return f"{head} · {start}{sign}{text}"
 
 
 class Progress:
@@ -56,7 +111,7 @@ class Progress:
         self._started = monotonic()
         self._last = 0.0
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, tokens: int = 0) -> None:
         """Replace the message; it is sent when its turn comes, unless a newer one replaces it first."""
         if message != self._message:
             self._message = message

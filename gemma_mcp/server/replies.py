@@ -1,8 +1,9 @@
 """A reply while it streams in: the text, the counts, what to say meanwhile, and what is left when time is up."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from time import monotonic
 from typing import TypeVar
 
@@ -66,6 +67,7 @@ class TimeBox:
 class Reply:
     """A finished reply. `asked` is the name by which its model was asked; `seconds` is the whole call's time; `notes`
     say what was cut or changed; `tokens` are the ids of the text's tokens, none where the engine did not tell them.
+    `mean_logprob` is that of its tokens, where log-probabilities were asked for; `extra` is more for `_meta`.
     """
 
     text: str
@@ -77,6 +79,8 @@ class Reply:
     notes: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
     asked: str = ""
+    mean_logprob: float | None = None
+    extra: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 class Transcript:
@@ -95,6 +99,7 @@ class Transcript:
         self._usage: WireUsage | None = None
         self._timings: WireTimings | None = None
         self._ids: tuple[int, ...] = ()
+        self._logprobs: list[float] = []
         self.finish_reason: str | None = None
         self._rate = self._left = ""
         self.waiting = "waiting for the engine"
@@ -103,6 +108,11 @@ class Transcript:
     def text(self) -> str:
         """Everything so far."""
         return "".join(self._pieces)
+
+    @property
+    def tokens(self) -> int:
+        """How many there are so far."""
+        return self._tokens
 
     @property
     def status(self) -> str:
@@ -149,6 +159,7 @@ class Transcript:
             box.elapsed,
             tokens=self._ids,
             asked=self._asked,
+            mean_logprob=fmean(self._logprobs) if self._logprobs else None,
         )
 
     def _take_waiting(self, chunk: ChatCompletion) -> None:
@@ -176,6 +187,7 @@ class Transcript:
             self._pieces.append(text)
             self._tokens += 1
             self._decode = self._decode or Pace(self._tokens)
+        self._logprobs += [one["logprob"] for one in (choice.logprobs or {}).get("content") or ()]
         self.finish_reason = choice.finish_reason or self.finish_reason
 
     def _newest(self, room: int) -> str:
@@ -211,7 +223,7 @@ async def collect(
         async with stream as chunks:
             async for chunk in chunks:
                 transcript.take(chunk)
-                progress.say(transcript.status)
+                progress.say(transcript.status, transcript.tokens)
     if scope.cancelled_caught and transcript.finish_reason is None:
         transcript.finish_reason = "deadline"
     return transcript.reply(box)

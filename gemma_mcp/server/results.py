@@ -88,4 +88,4 @@ def _details(reply: Reply, session: str) -> dict[str, object]:
         details["timings"] = reply.timings.model_dump(mode="json", exclude_none=True)
     if session:
         details["session"] = session
-    return details
+    return {**details, **reply.extra}

@@ -41,6 +41,20 @@ def test_a_chat_reply_is_streamed(client: OpenAI) -> None:
     assert chunks[-1].usage.total_tokens > 9
 
 
+def test_several_choices_come_whole_and_streamed(client: OpenAI) -> None:
+    reply = client.chat.completions.create(model="echo", messages=[{"role": "user", "content": "hello"}], n=3)
+    assert [(choice.index, choice.message.content) for choice in reply.choices] == [(n, "hello") for n in range(3)]
+    stream = client.chat.completions.create(
+        model="echo", messages=[{"role": "user", "content": "hello"}], n=2, stream=True
+    )
+    texts = {0: "", 1: ""}
+    for choice in (choice for chunk in stream for choice in chunk.choices):
+        texts[choice.index] += choice.delta.content or ""
+    assert texts == {0: "hello", 1: "hello"}
+    plain = client.completions.create(model="echo", prompt="abc", max_tokens=2, n=2)
+    assert [choice.text for choice in plain.choices] == ["aa", "aa"]
+
+
 def test_logprobs_are_understood(client: OpenAI) -> None:
     reply = client.chat.completions.create(
         model="echo", messages=[{"role": "user", "content": "ab"}], logprobs=True, top_logprobs=1

@@ -160,6 +160,9 @@ def test_sampling_parameters_and_logit_bias_are_taken(http: httpx2.Client) -> No
         "dry_multiplier": 0.5,
         "dry_penalty_last_n": 64,
         "dry_sequence_breakers": ["\n"],
+        "eta_cutoff": 0.001,
+        "edt_theta": 0.5,
+        "edt_base": 0.7,
         "logit_bias": {"20": -1.5},
     }
     assert ask(http, chat("hello", **options))["choices"][0]["message"]["content"] == "hello"

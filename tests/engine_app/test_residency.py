@@ -240,7 +240,7 @@ class Listener:
     async def started(self, card: ModelCard) -> None:
         pass
 
-    async def event(self, event: Event) -> None:
+    async def event(self, event: Event, index: int) -> None:
         self.events.append(event)
 
 

@@ -30,7 +30,7 @@ async def test_a_bug_is_logged_and_told_without_its_text(begun: bool, caplog: py
     async def work(reply: Reply) -> None:
         if begun:
             await reply.started(ModelCard(model="echo"))
-            await reply.event(Delta("text", 1))
+            await reply.event(Delta("text", 1), 0)
         raise ZeroDivisionError("private words")
 
     options = CompletionRequest(model="echo", prompt="x", stream=begun)

@@ -8,7 +8,7 @@ from scripted_engine import Connect, ScriptedEngines, error_of, texts
 ERAS = ["2026-07-28", "legacy"]
 SIGNATURES = {
     "generate_text": "prompt system files overflow max_tokens temperature top_p top_k min_p stop seed json_schema "
-    "model max_seconds",
+    "samples choose model max_seconds",
     "complete_code": "prefix suffix file line column language max_tokens model max_seconds",
     "analyze_image": "images question detail json_schema model max_tokens max_seconds",
     "chat": "message session fork system files images model max_tokens max_seconds",

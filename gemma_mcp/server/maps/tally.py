@@ -115,7 +115,7 @@ class Voice:
     tally: Tally
     name: str
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, tokens: int = 0) -> None:
         """See Speaker."""
         self.tally.say(self.name, message)
 
