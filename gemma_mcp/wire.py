@@ -37,7 +37,7 @@ __all__ = [
     "WireUsage",
 ]
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Raised when an engine and a server of different releases could misunderstand each other."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
