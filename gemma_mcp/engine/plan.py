@@ -67,19 +67,21 @@ def _prompt_rows(jobs: Sequence[Job], budget: int) -> Iterator[Row]:
 
 
 def _shares(jobs: Sequence[Job], budget: int) -> list[tuple[Job, int]]:
-    """How many tokens each gets. Half are for the one that was admitted first, so that none waits for ever; then come
-    those that people wait for, and of these the short ones, which a long prompt would hold up most.
+    """How many tokens each gets: those that people wait for first, and of these the ones that need least, so that a
+    long prompt does not hold up short ones. The one that was admitted first gets half at least, so that none waits for
+    ever.
     """
-    if not jobs:
-        return []
-    first, others = jobs[0], sorted(jobs[1:], key=_urgency)
     wants = {id(job): job.next_stop() - job.position for job in jobs}
-    counts = {id(first): min(wants[id(first)], -(-budget // 2))}
-    left = budget - counts[id(first)]
-    for job in others:
-        counts[id(job)] = min(wants[id(job)], left)
-        left -= counts[id(job)]
-    counts[id(first)] = min(wants[id(first)], counts[id(first)] + left)
+    order = sorted(jobs, key=_urgency)
+    counts: dict[int, int] = {}
+    if order and order[0] is not jobs[0]:
+        counts[id(jobs[0])] = min(wants[id(jobs[0])], -(-budget // 2))
+        budget -= counts[id(jobs[0])]
+    for job in order:
+        had = counts.get(id(job), 0)
+        count = min(wants[id(job)] - had, budget)
+        counts[id(job)] = had + count
+        budget -= count
     return [(job, counts[id(job)]) for job in jobs if counts[id(job)]]
 
 

@@ -61,6 +61,15 @@ async def test_a_short_prompt_is_read_beside_a_long_one():
     assert all(max(step.values()) == 32 for step in both[:-1])
 
 
+async def test_prompts_of_one_length_are_read_one_after_the_other():
+    async with scheduled(prefill_chunk=64) as (scheduler, executor):
+        async with anyio.create_task_group() as tasks:
+            for name in "abc":
+                tasks.start_soon(reply, scheduler, ask(name * 200, reuse_prefix=False, max_tokens=1))
+        alone = [step for step in prompt_rows(executor) if len(step) == 1]
+        assert len(alone) >= len(prompt_rows(executor)) - 4
+
+
 async def test_what_people_wait_for_goes_before_bulk_in_the_queue(tmp_path: Path):
     gate, order = tmp_path / "go", list[str]()
 
