@@ -275,11 +275,11 @@ class EchoExecutor:
         return output
 
     def _sampled(self, row: TokenRow, slot: _Slot, reply: "_Reply", guesses: Sequence[int]) -> Output:
-        """Tokens as long as the guesses are right."""
+        """Tokens as long as the guesses are right; an order is carried out a token a step."""
         if reply.order is not None and reply.order.stuck:
             return Output(row.slot, (), describe(RequestError("The turn ordered that no token be chosen.")))
         chosen = [_sample(reply, slot.logprobs)]
-        for guess in guesses:
+        for guess in () if reply.order else guesses:
             if chosen[-1].end or chosen[-1].token != guess:
                 break
             slot.cells.append(guess)

@@ -24,7 +24,8 @@ def test_prompts_stretch_a_step_as_far_as_they_may(token_seconds: float):
     for _ in range(50):
         tokens = pace.budget(4)
         pace.took(4, tokens, 0.05 + tokens * token_seconds)
-    assert 0.05 + pace.budget(4) * token_seconds == pytest.approx(0.15, rel=0.1)
+    longest = 0.05 + pace.budget(4) * token_seconds
+    assert 0.15 - 4 * token_seconds < longest < 0.15 * 1.1
 
 
 def test_a_prompt_gets_on_however_slow_the_machine_is():
@@ -32,7 +33,17 @@ def test_a_prompt_gets_on_however_slow_the_machine_is():
     pace.took(1, 0, 0.01)
     for _ in range(50):
         pace.took(1, pace.budget(1), 5.0)
-    assert pace.budget(1) == FEWEST_TOKENS
+    assert 0 < pace.budget(1) <= FEWEST_TOKENS
+
+
+def test_a_step_comes_out_in_whole_tiles():
+    pace = Pace(512, 3.0)
+    for decoding in range(1, 9):
+        assert (decoding + pace.budget(decoding)) % 4 == 0
+        pace.took(decoding, 0, 0.01 * decoding)
+    pace.took(1, 10, 0.013)
+    for decoding in range(1, 9):
+        assert (decoding + pace.budget(decoding)) % 4 == 0
 
 
 def test_where_nobody_reads_a_prompt_takes_the_whole_step():

@@ -9,6 +9,7 @@ import pytest
 from gemma_mcp.engine.serving import bind
 from gemma_mcp.state import new_nonce, proof
 from gemma_mcp.testing.engines import EngineHome
+from gemma_mcp.wire import WIRE_VERSION
 
 ROUTES = [
     ("GET", "/v1/models"),
@@ -41,7 +42,7 @@ def test_without_the_token_nothing_is_answered(
 
 def test_health_needs_no_token_and_tells_no_secret(stranger: httpx2.Client, shared_home: EngineHome) -> None:
     response = stranger.get("/health")
-    assert response.json() == {"status": "ok", "version": "0.1.0", "wire_version": 1, "proof": None}
+    assert response.json() == {"status": "ok", "version": "0.1.0", "wire_version": WIRE_VERSION, "proof": None}
     assert shared_home.state().token not in response.text
 
 
