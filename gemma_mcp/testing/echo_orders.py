@@ -48,7 +48,14 @@ class Order:
 
     @classmethod
     def parse(cls, turn: bytes) -> "Order | None":
-        """The order that a complete user turn gives, None for plain words."""
+        """The order that a user turn gives, None for plain words, and where the turn ends within a number."""
+        try:
+            return cls._parse(turn)
+        except ValueError:
+            return None
+
+    @classmethod
+    def _parse(cls, turn: bytes) -> "Order | None":
         match turn.decode("utf-8", "replace").split(" "):
             case ["!repeat", count, *rest]:
                 return cls(" ".join(rest).encode() * int(count))

@@ -190,3 +190,10 @@ async def test_short_beginnings_are_not_worth_a_fork():
     async with scheduled() as (scheduler, _):
         await replies(scheduler, ["a few words", "a few others"])
         assert scheduler.stats.forks == 0
+
+
+@pytest.mark.parametrize("chunk", [16, 17, 18, 19, 20, 21])
+async def test_a_chunk_may_end_anywhere_in_an_order(chunk: int):
+    async with scheduled(prefill_chunk=chunk) as (scheduler, _):
+        text, _ = await reply(scheduler, ask("!repeat 12 x"))
+    assert text == "x" * 12
