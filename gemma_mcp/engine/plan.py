@@ -6,7 +6,7 @@ from gemma_mcp.engine.backend import MediaRow, Row, TokenRow
 from gemma_mcp.engine.job import Job
 from gemma_mcp.engine.speculation import MOST_GUESSES, guesses_worth
 
-__all__ = ["plan_guesses", "plan_rows"]
+__all__ = ["plan_guesses", "plan_rows", "row_length"]
 
 Guesses = Mapping[int, list[int]]
 """What may follow a job's tokens, by its slot."""
@@ -92,3 +92,10 @@ def _urgency(job: Job) -> tuple[bool, int]:
 def _slot(job: Job) -> int:
     assert job.slot is not None
     return job.slot
+
+
+def row_length(job: Job, row: Row) -> int:
+    """Positions that a row of the job takes."""
+    if isinstance(row, TokenRow):
+        return len(row.tokens)
+    return next(span.length for span in job.prompt.spans if span.start == row.position)

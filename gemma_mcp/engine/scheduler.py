@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
-from gemma_mcp.engine.backend import MediaRow, Row, Step, StepResult, TokenRow
+from gemma_mcp.engine.backend import Step, StepResult, TokenRow
 from gemma_mcp.engine.background import background
 from gemma_mcp.engine.cache import KvCache
 from gemma_mcp.engine.host import AsyncExecutor
 from gemma_mcp.engine.job import Job
 from gemma_mcp.engine.pace import Pace
-from gemma_mcp.engine.plan import plan_guesses, plan_rows
+from gemma_mcp.engine.plan import plan_guesses, plan_rows, row_length
 from gemma_mcp.engine.prefixes import Prefixes, Reused
 from gemma_mcp.engine.queueing import MOST_PASSED, Intake, Signal, encode
 from gemma_mcp.engine.slots import Slot
@@ -250,7 +250,7 @@ class Scheduler:
             if isinstance(row, TokenRow) and row.draft:
                 self._commit_guesses(row, slot, job, max(0, chosen[row.slot] - 1))
                 continue
-            start, end = job.position, job.position + _row_length(job, row)
+            start, end = job.position, job.position + row_length(job, row)
             slot.ids += job.tokens[start:end]
             job.position = end
             if end <= len(job.prompt.ids):
@@ -291,7 +291,7 @@ class Scheduler:
         """Nothing was sampled; the worker says how far each slot's cache is valid."""
         for row in step.rows:
             slot, job = self._slot_and_job(row.slot)
-            kept = min(result.kept.get(row.slot, 0), job.position + _row_length(job, row))
+            kept = min(result.kept.get(row.slot, 0), job.position + row_length(job, row))
             self._prefixes.fit(job, slot, kept)
         if result.status == "no_room" and not self._cache.drop_idle():
             self._park_youngest()
@@ -398,11 +398,3 @@ class Scheduler:
 def _has_waited(job: Job) -> bool:
     """Whether a bulk job was passed over so often that it keeps its slot now."""
     return job.preempted >= MOST_PREEMPTED or job.passed >= MOST_PASSED
-
-
-def _row_length(job: Job, row: Row) -> int:
-    return len(row.tokens) if isinstance(row, TokenRow) else _span_length(job, row)
-
-
-def _span_length(job: Job, row: MediaRow) -> int:
-    return next(span.length for span in job.prompt.spans if span.start == row.position)

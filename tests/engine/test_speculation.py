@@ -4,10 +4,21 @@ import pytest
 from echo_scheduling import InProcess, ask, finished, reply, scheduled
 
 from gemma_mcp.engine.backend import TokenRow
+from gemma_mcp.engine.pace import Pace
 from gemma_mcp.engine.speculation import MOST_GUESSES, Guesser, guesses_worth
 from gemma_mcp.types import Delta
 
 COPIED = "def area(width, height):\n    return width * height\n" * 6
+
+
+@pytest.fixture(autouse=True)
+def cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows cost as much as on a GPU: whether guesses pay must not hang on how busy this machine is."""
+
+    def seconds(pace: Pace, rows: int) -> float:
+        return 1 + 0.05 * (rows - 1)
+
+    monkeypatch.setattr(Pace, "seconds", seconds)
 
 
 def guessed(executor: InProcess) -> int:
